@@ -1,0 +1,1 @@
+"""Shared machinery: device, checkpoints, the one training loop, reporting, types and errors."""

@@ -1,0 +1,109 @@
+"""FCD and KD against values computed another way, in float64; and the contract every loss keeps."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import linear
+
+from facekit.core.errors import UsageError
+from facekit.core.types import Batch, Outputs
+from facekit.losses import LOSSES, Dims
+from facekit.losses.fcd import feature_consistency
+from facekit.losses.kd import softened_divergence
+
+
+def grid(rows: int, columns: int) -> Tensor:
+    return torch.arange(rows * columns, dtype=torch.float64).view(rows, columns)
+
+
+S = torch.sin(0.37 * grid(6, 8) + 0.1)
+T = torch.cos(0.53 * grid(6, 8) + 0.2)
+ZS = 3 * torch.sin(0.9 * grid(4, 5))
+ZT = 3 * torch.cos(0.7 * grid(4, 5))
+BATCH = Batch(*[torch.zeros(6, dtype=torch.int64)] * 5)
+
+
+def close(value: Tensor | float, wanted: float) -> bool:
+    return abs(float(torch.as_tensor(value).detach()) - wanted) <= 1e-12 * max(1.0, abs(wanted))
+
+
+def test_the_fixture_itself() -> None:
+    assert [round(float(v), 13) for v in S[0, :3]] == [0.0998334166468, 0.4528862853791, 0.7446431199709]
+    assert [round(float(v), 13) for v in T[0, :3]] == [0.9800665778412, 0.7451744023449, 0.3058169083783]
+
+
+def test_fcd_value_gradient_and_invariances() -> None:
+    s = S.clone().requires_grad_()
+    t = T.clone().requires_grad_()
+    loss = feature_consistency(s, t).mean()
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert close(loss, 1.0983561270516926)
+    assert s.grad is not None and close(s.grad.norm(), 0.15573424022788282)
+    assert t.grad is None
+    reflection = torch.eye(8, dtype=torch.float64) - torch.ones(8, 8, dtype=torch.float64) / 4
+    assert close(feature_consistency(S @ reflection, T).mean(), 0.9967853635818812)
+    assert close(feature_consistency(S @ reflection, T @ reflection).mean(), 1.0983561270516926)
+    assert close(feature_consistency(S * (1 + torch.arange(6.0)[:, None]), T).mean(), 1.0983561270516926)
+    order = [3, 0, 4, 1, 5, 2]
+    assert close(feature_consistency(S[order], T[order]).mean(), 1.0983561270516926)
+
+
+def test_fcd_of_a_zero_row_is_finite() -> None:
+    s = torch.zeros(1, 8, dtype=torch.float64, requires_grad=True)
+    loss = feature_consistency(s, T[:1]).sum()
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert float(loss.detach()) == 1.0 and s.grad is not None and torch.isfinite(s.grad).all()
+
+
+def test_kd_values_and_limit() -> None:
+    assert close(softened_divergence(ZS, ZT, 4.0).mean(), 2.288605930229556)
+    assert close(softened_divergence(ZS, ZT, 1.0).mean(), 1.310534243099159)
+    assert close(softened_divergence(ZT, ZS, 4.0).mean(), 2.264783284492015)  # the wrong direction differs
+    centred = (ZS - ZS.mean(1, keepdim=True)) - (ZT - ZT.mean(1, keepdim=True))
+    limit = float(centred.square().sum(1).mean()) / (2 * 5)
+    assert abs(float(softened_divergence(ZS, ZT, 1e3).mean()) - 2.5205) < 1e-4
+    assert abs(limit - 2.5210) < 1e-4
+
+
+def test_students_equal_to_their_teacher_cost_nothing() -> None:
+    s = S.clone().requires_grad_()
+    loss = feature_consistency(s, S).mean()
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert float(loss.detach()) <= 1e-12 and s.grad is not None and float(s.grad.abs().max()) <= 1e-12
+    assert float(softened_divergence(ZS, ZS, 4.0).mean()) <= 1e-12
+
+
+def outputs(embedding: Tensor) -> Outputs:
+    weight = torch.cos(grid(5, 8))
+    return Outputs(embedding, logits=linear(embedding, weight))
+
+
+@pytest.mark.parametrize("name", sorted(LOSSES))
+def test_every_loss_keeps_the_contract(name: str) -> None:
+    loss = LOSSES[name](Dims(8, 8, 5), {}, {})
+    student = S.clone().requires_grad_()
+    teacher = T.clone().requires_grad_()
+    value = loss(outputs(student), outputs(teacher), BATCH)
+    assert value.shape == ((6,) if loss.kind == "pointwise" else ())
+    value.mean().backward()
+    assert torch.isfinite(value).all() and student.grad is not None and float(student.grad.norm()) > 0
+    assert teacher.grad is None
+    equal = loss(outputs(S), outputs(S), BATCH)
+    assert float(equal.abs().max()) <= 1e-12
+    with pytest.raises(UsageError, match="no option 'nonsense'"):
+        LOSSES[name](Dims(8, 8, 5), {"nonsense": 1}, {})
+
+
+def test_unusable_input_is_named() -> None:
+    with pytest.raises(UsageError, match="widths 4 .student. and 8 .teacher."):
+        LOSSES["fcd"](Dims(4, 8, 0), {}, {})
+    with pytest.raises(UsageError, match="at least 2 classes"):
+        LOSSES["kd"](Dims(8, 8, 0), {}, {})
+    with pytest.raises(UsageError, match="tau is 0"):
+        LOSSES["kd"](Dims(8, 8, 5), {"tau": 0}, {})
+    with pytest.raises(TypeError, match="floating point"):
+        feature_consistency(torch.ones(2, 2, dtype=torch.int64), torch.ones(2, 2))
+    with pytest.raises(ValueError, match="as many rows"):
+        feature_consistency(torch.ones(2, 3), torch.ones(3, 3))
