@@ -76,8 +76,8 @@ def read_tensors(path: Path | str) -> tuple[dict[str, Any], dict[str, str]]:
             warnings.simplefilter("ignore")  # torch warns of other pickle protocols; what fails is explained below
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        reason = str(error).split("\n")
-        name = next((line for line in reason if "GLOBAL" in line or "Unsupported" in line), reason[0])
+        lines = str(error).split("\n")
+        name = next((line for line in lines if "GLOBAL" in line or "Unsupported" in line), lines[0])
         raise InputError(
             f"{path} is not a plain file of weights and was not loaded: {name.strip()}. "
             "Save its state_dict() alone and give that file"

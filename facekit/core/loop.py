@@ -100,8 +100,8 @@ class Guard:
         for name, first in self.first.items():
             if (step := int(first)) >= 0:
                 raise NonFinite(
-                    f"{name} became NaN or infinite at step {step}. Nothing was saved after it; lower --lr, add --warmup, "
-                    "or use --precision fp32, then --resume the last state or start anew"
+                    f"{name} became NaN or infinite at step {step}. Nothing was saved after it; lower --lr, "
+                    "add --warmup, or use --precision fp32, then --resume the last state or start anew"
                 )
 
 
@@ -139,7 +139,7 @@ def fit(
     journal: Journal,
     *,
     meta: Mapping[str, Any],
-    saving: Saving = Saving(),  # noqa: B008 (frozen)
+    saving: Saving = Saving(),
     log_every: int = 20,
     validate: Callable[[nn.Module], Mapping[str, float]] | None = None,
     resume: bool = False,
@@ -178,7 +178,7 @@ def fit(
                 task.after_step(batch)
             progress.step += 1
             progress.images += sum(len(b.index) for b in group)
-            epoch = (progress.step - 1) // schedule.steps_per_epoch
+            epoch = (progress.step - 1) // schedule.steps_per_epoch + 1  # counted from 1, as people do
             logged = progress.step % log_every == 0 or progress.step == schedule.total_steps
             journal.step(progress.step, epoch, log(journal, progress, guard, epoch, rate) if logged else None)
             if progress.step % schedule.steps_per_epoch == 0:
@@ -293,13 +293,13 @@ def finish_epoch(
         if progress.best is None or leading > progress.best:
             progress.best = leading
             if store:
-                described = {**meta, "step": progress.step, "epoch": epoch + 1, "dev": dict(numbers)}
+                described = {**meta, "step": progress.step, "epoch": epoch, "dev": dict(numbers)}
                 store.save("best", model.state_dict(), described)
-    last = epoch + 1 == schedule.epochs
-    if store and saving.route_epochs and ((epoch + 1) % saving.route_epochs == 0 or last):
+    last = epoch == schedule.epochs
+    if store and saving.route_epochs and (epoch % saving.route_epochs == 0 or last):
         guard.check()
         rate = task.optimisers["main"].param_groups[0]["lr"]
-        store.save_route(epoch + 1, model.state_dict(), {"val": dict(numbers), "lr": rate, "ema": False})
+        store.save_route(epoch, model.state_dict(), {"val": dict(numbers), "lr": rate, "ema": False})
     journal.forget_speed()
 
 

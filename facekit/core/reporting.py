@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,6 +21,12 @@ from facekit.core.files import explain_write, plain, write_atomic
 console = Console(stderr=True)
 """For people. Stdout is left to results that a script may read."""
 
+
+def say(label: str, text: str) -> None:
+    """One labelled line for people: ``data     faces/: 9,272 images``."""
+    console.print(f"{label:<8} {text}", soft_wrap=True, highlight=False, markup=False)
+
+
 _QUIET_S = 30.0  # between two progress lines where stderr is no terminal
 
 
@@ -32,7 +39,29 @@ class _Speed(ProgressColumn):
 def progress_bar() -> Progress:
     """The one look of all progress bars; off where stderr is no terminal."""
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), _Speed())
-    return Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[terms]}"), console=console, transient=True)
+    return Progress(
+        *columns,
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[terms]}"),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+
+
+@contextmanager
+def embedding_progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar while ``total`` images are embedded; yields what to call with each number of images done."""
+    with progress_bar() as bar:
+        shown = bar.add_task(label, total=total, terms="", img_s=None)
+        started, done = time.monotonic(), 0
+
+        def advance(images: int) -> None:
+            nonlocal done
+            done += images
+            bar.update(shown, advance=images, img_s=done / max(time.monotonic() - started, 1e-9))
+
+        yield advance
 
 
 class Journal:
@@ -85,13 +114,13 @@ class Journal:
         self.mark = (now, step)
         text = " ".join(f"{k} {v:.4g}" for k, v in terms.items())
         if self.bar is not None:
-            self.progress.update(self.bar, description=f"epoch {epoch + 1}", terms=text, img_s=self.speed)
+            self.progress.update(self.bar, description=f"epoch {epoch}", terms=text, img_s=self.speed)
         elif now - self.shown > _QUIET_S:
             self.shown = now
             left = (self.total_steps - step) * self.images_per_step / self.speed if self.speed else None
             rate = f", {self.speed:,.0f} img/s, {left / 60:.1f} min left" if self.speed and left is not None else ""
-            print(f"step {step}/{self.total_steps}, epoch {epoch + 1}: {text}{rate}", file=sys.stderr, flush=True)
-        self.note(f"step {step} epoch {epoch + 1} {text}" + (f" {self.speed:.1f} img/s" if self.speed else ""))
+            print(f"step {step}/{self.total_steps}, epoch {epoch}: {text}{rate}", file=sys.stderr, flush=True)
+        self.note(f"step {step} epoch {epoch} {text}" + (f" {self.speed:.1f} img/s" if self.speed else ""))
 
     def note(self, text: str) -> None:
         """One line of train.log."""
@@ -106,7 +135,9 @@ class Journal:
     def __enter__(self) -> Journal:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.progress.stop()
         if self.folder and hasattr(self, "rows"):
             self.rows.close()
@@ -135,5 +166,7 @@ def _tensorboard(folder: Path) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise MissingExtra("--tensorboard needs the tensorboard package; add it with: pip install tensorboard") from error
-    return SummaryWriter(str(folder / "tensorboard"))  # type: ignore[no-untyped-call]
+        raise MissingExtra(
+            "--tensorboard needs the tensorboard package; add it with: pip install tensorboard"
+        ) from error
+    return SummaryWriter(str(folder / "tensorboard"))

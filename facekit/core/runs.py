@@ -18,7 +18,19 @@ from facekit.core.files import read_json, write_json
 
 # Options that change neither the numbers nor what is trained: a resume may give others.
 NEUTRAL = frozenset(
-    {"out", "resume", "budget_s", "save_minutes", "save_steps", "keep", "tensorboard", "dry_run", "cache", "cache_dir"}
+    {
+        "out",
+        "resume",
+        "budget_s",
+        "save_minutes",
+        "save_steps",
+        "keep",
+        "tensorboard",
+        "dry_run",
+        "cache",
+        "cache_dir",
+        "threads",
+    }
 )
 
 
@@ -44,9 +56,10 @@ class Run:
         """Its checkpoints."""
         return CheckpointStore(self.folder)
 
-    def write(self, status: str, **facts: Any) -> None:
+    def write(self, status: str, facts: Mapping[str, Any]) -> None:
         """Update run.json."""
-        self.record.update(facts, status=status, updated=time.strftime("%Y-%m-%dT%H:%M:%S%z"))
+        self.record |= dict(facts)
+        self.record.update(status=status, updated=time.strftime("%Y-%m-%dT%H:%M:%S%z"))
         write_json(self.folder / "run.json", self.record)
 
 
@@ -78,8 +91,18 @@ def open_run(
     changed = sorted(k for k in {*earlier, *config} - NEUTRAL if earlier.get(k) != config.get(k))
     if changed:
         shown = ", ".join(f"{k}: {earlier.get(k)!r} then, {config.get(k)!r} now" for k in changed)
-        raise ArtefactMismatch(f"{folder} was started with other options ({shown}); repeat those, or choose another --out")
+        raise ArtefactMismatch(
+            f"{folder} was started with other options ({shown}); repeat those, or choose another --out"
+        )
+    remove_leftovers(folder)
     return Run(folder, verb, config, resuming=True, done=record.get("status") == "done", record=record)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a killed process left half-written; whole files are never touched."""
+    CheckpointStore(folder).clean()
+    for temporary in folder.glob(".*.tmp"):
+        temporary.unlink(missing_ok=True)
 
 
 def new_record(verb: str, config: Mapping[str, Any]) -> dict[str, Any]:

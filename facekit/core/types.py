@@ -14,7 +14,7 @@ class Batch(NamedTuple):
     """uint8 [B,3,H,W], RGB; converted, flipped and augmented on the device."""
     labels: Tensor
     """int64 [B], -1 where unlabelled."""
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index, which nobody asks of a batch
     """int64 [B], position in the data set: teacher caches, banks and weights remember samples by it."""
     view: Tensor
     """int64 [B], 0 plain, 1 mirrored: which cached teacher output belongs to the sample."""

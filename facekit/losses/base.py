@@ -32,7 +32,9 @@ class Loss(nn.Module):
         super().__init__()
         unknown = sorted(set(options) - self.options)
         if unknown:
-            raise UsageError(f"{type(self).__name__} has no option {unknown[0]!r}; it has: {sorted(self.options) or 'none'}")
+            raise UsageError(
+                f"{type(self).__name__} has no option {unknown[0]!r}; it has: {sorted(self.options) or 'none'}"
+            )
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
         """[B] for a pointwise loss, a scalar for a relational one."""

@@ -23,7 +23,11 @@ WEIGHTS = {"a": torch.arange(6.0).view(2, 3).T, "b": torch.ones(2, dtype=torch.i
 def test_round_trip_with_state(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path)
     shared = torch.arange(4.0)
-    state = {"opt": {"state": {0: {"m": shared}, 1: {"m": shared[:2]}}, "lr": [0.1]}, "rng": torch.get_rng_state(), "n": None}
+    state = {
+        "opt": {"state": {0: {"m": shared}, 1: {"m": shared[:2]}}, "lr": [0.1]},
+        "rng": torch.get_rng_state(),
+        "n": None,
+    }
     store.save("last", WEIGHTS, {"step": 3}, state)
     loaded, back = store.load(), store.load_state()
     assert state_hash(loaded.tensors) == state_hash(WEIGHTS) == loaded.meta["weights_sha256"]

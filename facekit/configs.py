@@ -1,0 +1,406 @@
+"""What every verb can be told: one frozen dataclass per verb, composed of shared option groups.
+
+The command line, its help, the TOML file and ``run.json`` all come from these declarations. Flags beat
+the file, the file beats the default. Standard library only, so that ``--help`` stays fast. The names
+a user can choose are Literals here; a test equates them with the name tables of the packages.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from facekit.core.errors import CorruptFile, MissingFile, UsageError, unknown_name
+
+Backbone = Literal[
+    "mbf_nano", "mbf_half", "mbf_s1", "mbf", "mbf_large", "r18", "r34", "r50", "r100", "r200"
+]  # fmt: skip
+Head = Literal["arcface", "arcface_exact", "cosface"]
+Method = Literal["fcd", "kd"]
+Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
+DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+Flip = Literal["model", "sum", "concat", "none"]
+
+
+def option(
+    default: Any,
+    help: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    positional: bool = False,
+    flag: str | None = None,
+) -> Any:
+    """A dataclass field that knows its help text and range; ``above`` is an open lower bound."""
+    metadata = {"help": help, "low": low, "high": high, "above": above, "positional": positional, "flag": flag}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def flag_name(field: dataclasses.Field[Any]) -> str:
+    """``weight_decay`` -> ``--weight-decay``, unless the field names another spelling; ``MODEL`` if positional."""
+    if field.metadata["positional"]:
+        return field.name.upper()
+    return field.metadata.get("flag") or "--" + field.name.replace("_", "-")
+
+
+def choices_of(annotation: Any) -> tuple[str, ...]:
+    """The names a Literal, an optional Literal or a tuple of Literals allows; empty for other types."""
+    if typing.get_origin(annotation) is Literal:
+        return typing.get_args(annotation)
+    for part in typing.get_args(annotation):
+        if found := choices_of(part):
+            return found
+    return ()
+
+
+def sections(kind: type[Config]) -> list[tuple[dataclasses.Field[Any], str | None]]:
+    """The fields of a verb in the order of its help: its own (no heading), then each group under its name."""
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    found: list[tuple[dataclasses.Field[Any], str | None]] = []
+    for group in kind.__mro__:
+        title = None if group is kind else group.__name__.removesuffix("Options") + " options"
+        found += [(fields.pop(name), title) for name in getattr(group, "__annotations__", ()) if name in fields]
+    return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Base of all verbs: checks itself when built."""
+
+    def __post_init__(self) -> None:
+        hints = typing.get_type_hints(type(self))
+        for field in dataclasses.fields(self):
+            check_value(field, hints[field.name], getattr(self, field.name))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON form, as written into run.json."""
+        return {f.name: to_plain(getattr(self, f.name)) for f in dataclasses.fields(self)}
+
+
+def to_plain(value: Any) -> Any:
+    """Paths become text, tuples lists."""
+    if isinstance(value, Path):
+        return value.as_posix()
+    return [to_plain(v) for v in value] if isinstance(value, tuple) else value
+
+
+def check_value(field: dataclasses.Field[Any], annotation: Any, value: Any) -> None:
+    """Refuse unknown names and numbers out of range, naming the flag, the value and what is allowed."""
+    if value is None:
+        return
+    allowed = choices_of(annotation)
+    for name in value if isinstance(value, tuple) else (value,):
+        if allowed and name not in allowed:
+            raise unknown_name(flag_name(field).lstrip("-"), str(name), allowed)
+    low, high, above = (field.metadata.get(k) for k in ("low", "high", "above"))
+    for number in value if isinstance(value, tuple) else (value,):
+        if not isinstance(number, int | float) or isinstance(number, bool):
+            continue
+        outside = (
+            not math.isfinite(number)
+            or (low is not None and number < low)
+            or (high is not None and number > high)
+            or (above is not None and number <= above)
+        )
+        if outside:
+            bounds = [f">= {low:g}" if low is not None else "", f"> {above:g}" if above is not None else ""]
+            bounds.append(f"<= {high:g}" if high is not None else "")
+            wanted = " and ".join(b for b in bounds if b) or "a finite number"
+            raise UsageError(f"{flag_name(field)} is {number:g}, out of range: it must be {wanted}")
+
+
+def convert(field: dataclasses.Field[Any], annotation: Any, value: Any) -> Any:
+    """Turn a command-line or file value into the field's type, or say what was expected."""
+    if value is None:
+        return None
+    origin, args = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (typing.Union, types.UnionType):
+        return convert(field, next(a for a in args if a is not type(None)), value)
+    if origin is tuple:
+        items = value.split(",") if isinstance(value, str) else list(value)
+        return tuple(convert(field, args[0], v.strip() if isinstance(v, str) else v) for v in items if v != "")
+    if origin is Literal:
+        return str(value)
+    if annotation is bool and isinstance(value, bool):
+        return value
+    try:
+        if annotation is int and isinstance(value, float) and not value.is_integer():
+            raise ValueError
+        if annotation in (str, Path) and not isinstance(value, str | Path):
+            raise ValueError  # str() would accept a list from a file
+        if annotation in (int, float, str, Path) and not isinstance(value, bool):
+            return annotation(value)
+    except (TypeError, ValueError):
+        pass
+    wanted = getattr(annotation, "__name__", str(annotation))
+    raise UsageError(f"{flag_name(field)} is {value!r}, expected a value of type {wanted}")
+
+
+C = TypeVar("C", bound=Config)
+
+
+def build(kind: type[C], given: Mapping[str, Any], file: Path | None = None) -> C:
+    """Flags beat file, file beats default. Unknown keys in the file are refused with a suggestion."""
+    hints = typing.get_type_hints(kind)
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    values = dict(read_config(file)) if file else {}
+    for key in values:
+        if key not in fields:
+            raise unknown_name(f"option in {file}", key, fields)
+    values.update({k: v for k, v in given.items() if v is not None})
+    converted = {k: convert(fields[k], hints[k], v) for k, v in values.items() if v is not None}
+    for name, field in fields.items():
+        if field.default is dataclasses.MISSING and converted.get(name) in (None, ()):
+            raise UsageError(f"{flag_name(field)} is required: {field.metadata['help']}")
+    return kind(**converted)
+
+
+def read_config(path: Path) -> Mapping[str, Any]:
+    """A TOML file of options, or the ``run.json`` of an earlier run (its ``config`` table)."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise MissingFile(f"--config {path} does not exist") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise MissingFile(f"--config {path} cannot be read: {error}") from error
+    try:
+        table = tomllib.loads(text) if path.suffix == ".toml" else json.loads(text)
+    except (tomllib.TOMLDecodeError, json.JSONDecodeError) as error:
+        raise CorruptFile(f"--config {path} is neither TOML nor JSON: {error}") from error
+    if not isinstance(table, dict):
+        raise CorruptFile(f"--config {path} must hold a table of options")
+    repeated = isinstance(table.get("config"), dict)
+    options = table["config"] if repeated else table
+    # A repeated run is a new run: where it writes and how it continues is not copied from the old one.
+    left_out = ("out", "resume") if repeated else ()
+    return {k.replace("-", "_"): v for k, v in options.items() if k not in left_out}
+
+
+# --- option groups ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeviceOptions(Config):
+    """Where and in which arithmetic a verb runs."""
+
+    device: DeviceName = option("auto", "where to run; auto takes cuda, then mps, then cpu")
+    precision: Precision = option("auto", "arithmetic of the networks; auto is bf16 where it is fast, else fp32")
+    threads: int | None = option(None, "CPU threads for torch; default all cores", low=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions(Config):
+    """Which images a verb reads."""
+
+    data: Path | None = option(
+        None, "folder per identity, flat folder, list file, or packed data; default: the teacher's, else $FACEKIT_DATA"
+    )
+    images: Path | None = option(None, "image root for a list file; default its own folder")
+    exclude: tuple[Path, ...] = option((), "pair lists whose people are left out of the data (comma separated)")
+    min_images: int = option(1, "leave out identities with fewer images", low=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(Config):
+    """Where a run is written and how it continues."""
+
+    out: Path | None = option(None, "run folder; default runs/<verb>-<config hash>")
+    resume: bool = option(False, "continue the run in --out; at once done if it is finished")
+    init: Path | None = option(None, "start from these weights (not with --resume)")
+    seed: int = option(0, "seed of initialisation, order and augmentation", low=0)
+    budget_s: float | None = option(None, "save and exit 3 after this many seconds; run again with --resume", above=0)
+    dry_run: bool = option(False, "build everything, run two steps, write nothing")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitOptions(Config):
+    """The training loop."""
+
+    epochs: int = option(20, "passes over the data", low=1)
+    batch: int = option(128, "images in a step", low=1)
+    accumulate: int = option(1, "batches whose gradients are summed before one optimiser step", low=1)
+    lr: float = option(0.1, "peak learning rate", above=0)
+    schedule: Literal["cosine", "linear", "constant", "step"] = option("cosine", "decay of the learning rate")
+    milestones: tuple[float, ...] = option(
+        (0.4, 0.7, 0.85), "shares of the run where 'step' drops lr x0.1", low=0, high=1
+    )
+    warmup: float = option(0.0, "share of the run with linearly rising learning rate", low=0, high=0.9)
+    optimiser: Literal["sgd", "adamw"] = option("sgd", "sgd has momentum 0.9")
+    weight_decay: float = option(5e-4, "weight decay", low=0)
+    decay_norms: bool = option(True, "weight decay on BatchNorm, PReLU and biases too (as arcface_torch does)")
+    clip: float = option(5.0, "clip the gradient norm at this value; 0 is off", low=0)
+    flip: bool = option(True, "mirror half of the training images")
+    cache: Literal["auto", "ram", "device", "none"] = option("auto", "where decoded images are kept")
+    save_minutes: float = option(5.0, "save a resumable state this often", above=0)
+    save_steps: int | None = option(None, "also save every this many steps", low=1)
+    keep: int = option(0, "numbered states kept beside 'last' and 'best'", low=0)
+    log_every: int = option(20, "steps between two rows of metrics.jsonl", low=1)
+    dev: str | None = option(None, "benchmark for choosing 'best': LIST or allpairs:LIST, evaluated every epoch")
+    dev_images: Path | None = option(None, "image root of --dev; default its folder's images/")
+    compile: bool = option(False, "torch.compile the network (30 s or more to start)")
+    deterministic: bool | None = option(None, "bit-identical repeats; default on for cpu, off for cuda")
+    tensorboard: bool = option(False, "also write TensorBoard events (needs the tensorboard package)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportOptions(Config):
+    """How a foreign model's input is described where its file does not say."""
+
+    channels: Literal["rgb", "bgr"] | None = option(None, "colour order a foreign model expects, where not known")
+    scaling: Literal["raw", "unit", "symmetric", "128"] | None = option(
+        None, "input range of a foreign model: raw 0..255, unit 0..1, symmetric (x-127.5)/127.5, 128 (x-127.5)/128"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalOptions(Config):
+    """What is measured and how."""
+
+    benchmark: tuple[str, ...] = option(
+        dataclasses.MISSING, "pair list, .bin, folder with pairs.txt, or allpairs:LIST (comma separated)"
+    )
+    images: Path | None = option(None, "image root of the lists; default a sibling images/")
+    flip: Flip = option("model", "flip fusion: model follows the model's own table")
+    far: tuple[float, ...] = option((1e-2, 1e-3, 1e-4), "operating points for TAR", above=0, high=1)
+    draws: int = option(1000, "bootstrap draws", low=100)
+    seed: int = option(0, "seed of the bootstrap", low=0)
+    batch: int = option(64, "images embedded at once", low=1)
+    cache_dir: Path | None = option(None, "embedding cache; default $FACEKIT_CACHE, else ~/.cache/facekit")
+    json: bool = option(False, "print the results document to stdout, and nothing else there")
+    out: Path | None = option(None, "folder for results.json and results.csv")
+
+
+# --- verbs -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(DataOptions, RunOptions, FitOptions, DeviceOptions):
+    """Train a network on labelled faces: a teacher, or the student-alone baseline."""
+
+    model: Backbone = option("mbf_half", "backbone to train")
+    embedding: int = option(512, "embedding width", low=2, high=4096)
+    head: Head = option("arcface", "margin head; arcface has arcface_torch's straight-through gradient")
+    margin: float | None = option(None, "margin of the head; default 0.5 (arcface), 0.4 (cosface)", low=0, high=1.5)
+    logit_scale: float = option(64.0, "scale s of the head", above=0)
+    dropout: float = option(0.0, "dropout before the embedding layer", low=0, high=0.99)
+    save_route: int = option(0, "keep the network every this many epochs, for route-train; 0 is off", low=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillConfig(DataOptions, RunOptions, FitOptions, ImportOptions, DeviceOptions):
+    """Train a small student from a teacher, on labelled or unlabelled faces."""
+
+    teacher: Path = option(dataclasses.MISSING, "run folder, .pt/.pth/.safetensors, or .onnx")
+    student: Backbone = option("mbf_half", "backbone of the student")
+    method: Method = option("fcd", "fcd: match normalised embeddings; kd: soften and match class scores (labels)")
+    embedding: int | None = option(None, "embedding width of the student; default the teacher's", low=2, high=4096)
+    weight: float | None = option(None, "weight of the distillation term; default 1 (fcd), 0.9 (kd)", low=0)
+    cls_weight: float | None = option(
+        None, "weight of a margin-head classification term (labels); default 0 (fcd), 0.1 (kd)", low=0
+    )
+    head: Head = option("arcface", "margin head of the classification term")
+    margin: float | None = option(None, "margin of the head; default 0.5 (arcface), 0.4 (cosface)", low=0, high=1.5)
+    logit_scale: float = option(64.0, "scale s of the head", above=0)
+    tau: float = option(4.0, "temperature of kd", above=0)
+    dropout: float = option(0.0, "dropout before the student's embedding layer", low=0, high=0.99)
+    teacher_cache: bool = option(True, "compute the teacher's outputs once and keep them on disk")
+    cache_dir: Path | None = option(None, "where they are kept; default $FACEKIT_CACHE, else ~/.cache/facekit")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignEvalConfig(EvalOptions, ImportOptions, DeviceOptions):
+    """Measure a model on face-verification benchmarks, with an interval behind every number."""
+
+    model: Path = option(dataclasses.MISSING, "run folder, weights file or .onnx")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SwapConfig(EvalOptions, ImportOptions, DeviceOptions):
+    """Can the new model replace the old one without enrolling anybody again?"""
+
+    old: Path = option(dataclasses.MISSING, "the model whose gallery and threshold are in use")
+    new: Path = option(dataclasses.MISSING, "the model that shall embed the probes from now on")
+    threshold: float | None = option(None, "cosine threshold in use; else the old model's at --at-far", low=-1, high=1)
+    at_far: float = option(1e-3, "false-accept rate that sets the old model's threshold", above=0, high=0.5)
+    tolerance: float = option(0.02, "loss of TAR that is acceptable for a swap", low=0, high=1)
+    report: Path | None = option(None, "write one self-contained HTML page here")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedConfig(ImportOptions, DataOptions, DeviceOptions):
+    """Embed a folder of faces: float32, not normalised."""
+
+    model: Path = option(dataclasses.MISSING, "run folder, weights file or .onnx")
+    out: Path = option(dataclasses.MISSING, "file to write: .npz, or .npy with a .csv of names beside it")
+    flip: Flip = option("model", "flip fusion: model follows the model's own table")
+    batch: int = option(64, "images embedded at once", low=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportConfig(ImportOptions, DeviceOptions):
+    """Write an ONNX file and prove that it computes the same embeddings."""
+
+    model: Path = option(dataclasses.MISSING, "run folder or weights file")
+    out: Path = option(dataclasses.MISSING, ".onnx file to write")
+    data: Path = option(dataclasses.MISSING, "real images for the parity gate")
+    count: int = option(256, "images in the parity gate", low=1)
+    min_cosine: float = option(0.9999, "least cosine between the two embeddings of an image", high=1)
+    max_difference: float = option(1e-3, "largest difference allowed, relative to the largest embedding value", above=0)
+    opset: int = option(18, "ONNX opset", low=18)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProfileConfig(ImportOptions, DeviceOptions):
+    """Count parameters and multiply-accumulates, time a single image."""
+
+    model: str = option(dataclasses.MISSING, "backbone name, run folder, weights file or .onnx", positional=True)
+    embedding: int = option(512, "embedding width for a backbone name", low=2)
+    repeats: int = option(30, "timed single-image passes", low=3)
+    json: bool = option(False, "print JSON to stdout, and nothing else there")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackConfig(DataOptions):
+    """Write images into one packed file that is read at memory speed."""
+
+    out: Path = option(dataclasses.MISSING, "folder to write: data.bin, index.npy, names.txt, pack.json")
+    kind: Literal["jpeg", "uint8"] = option("jpeg", "jpeg keeps the encoded bytes; uint8 stores pixels")
+    size: int | None = option(None, "resize uint8 images to this side; default as they are", low=8)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckConfig(DataOptions):
+    """Look for broken, tiny, duplicate and mis-sized images, and for people shared with a test list."""
+
+    test_list: tuple[Path, ...] = option((), "pair lists whose people must not be in the data (comma separated)")
+    size: int = option(112, "expected side of the images", low=8)
+    json: bool = option(False, "print JSON to stdout, and nothing else there")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SynthConfig(Config):
+    """Render procedural identities: data for demos and tests, owned by nobody."""
+
+    out: Path = option(
+        dataclasses.MISSING, "folder to write: images/<identity>/, pairs_dev.txt, pairs_test.txt, synth.json"
+    )
+    identities: int = option(100, "people", low=2)
+    per_identity: int = option(20, "images of each", low=2)
+    size: int = option(112, "side of the images", low=32)
+    seed: int = option(0, "seed", low=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoctorConfig(Config):
+    """Say what is installed, which device and precision would be used, and what is missing."""
+
+    json: bool = option(False, "print JSON to stdout, and nothing else there")

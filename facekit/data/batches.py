@@ -1,0 +1,148 @@
+"""Training batches: their order and flips are functions of (seed, epoch, index) alone.
+
+So a run resumes from the two numbers (epoch, step), with batches identical to those it would have seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from facekit.core.errors import InputError
+from facekit.core.types import Batch
+from facekit.data.memory import free_ram
+from facekit.data.prefetch import prefetched, reader_threads
+from facekit.data.protocol import Source
+
+ORDER, FLIP = 1, 2
+BLOCK = 256
+
+
+def mix(*words: int | np.ndarray) -> np.ndarray:
+    """Hash whole numbers to uint64 by chained splitmix64 rounds (Steele, Lea, Flood 2014).
+
+    Our own rather than numpy's generator, whose streams may change between versions: a resumed run must not.
+    """
+    state = np.zeros(1, np.uint64)
+    for word in words:
+        state = state + np.asarray(word).astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+        state = (state ^ (state >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        state = (state ^ (state >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        state = state ^ (state >> np.uint64(31))
+    return state
+
+
+def epoch_order(seed: int, epoch: int, n: int) -> np.ndarray:
+    """A permutation of 0..n-1, int64 [n]."""
+    return np.argsort(mix(seed, epoch, ORDER, np.arange(n)), kind="stable")
+
+
+def epoch_views(seed: int, epoch: int, n: int) -> np.ndarray:
+    """0 plain or 1 mirrored for every image, int64 [n]; half of them each on average."""
+    return (mix(seed, epoch, FLIP, np.arange(n)) >> np.uint64(63)).astype(np.int64)
+
+
+class Plan(NamedTuple):
+    """One epoch, laid out: everything but the pixels, already on the device so that a step copies nothing small."""
+
+    order: np.ndarray
+    rows: Tensor
+    labels: Tensor
+    view: Tensor
+    position: Tensor
+
+
+class Batches:
+    """Batches of a source. ``cache``: where the decoded pixels are.
+
+    ``ram`` and ``device`` decode everything once and gather with one indexing call a step; ``none`` decodes every
+    batch in a few threads ahead of the step; ``auto`` is ram if the pixels fit into a third of the free RAM.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        *,
+        batch: int,
+        seed: int,
+        flip: bool,
+        put: Callable[[Tensor], Tensor],
+        cache: str = "auto",
+        drop_last: bool = True,
+    ) -> None:
+        self.source, self.batch, self.seed, self.flip, self.put = source, batch, seed, flip, put
+        self.drop_last = drop_last
+        self.steps_per_epoch = len(source) // batch if drop_last else -(-len(source) // batch)
+        if self.steps_per_epoch == 0:
+            raise InputError(f"{len(source)} images are fewer than one batch of {batch}; lower --batch or add images")
+        self.cache = choose_cache(source) if cache == "auto" else cache
+        self.pixels = None if self.cache == "none" else decode_all(source)
+        if self.pixels is not None and self.cache == "device":
+            self.pixels = put(self.pixels)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """The batches of one epoch, from step ``start`` on. Images are uint8 [B,3,H,W] in channels_last memory."""
+        plan = self.plan(epoch)
+        slices = [slice(s * self.batch, (s + 1) * self.batch) for s in range(start, self.steps_per_epoch)]
+        for part, images in zip(slices, self.images(plan, slices), strict=True):
+            rows = plan.rows[part]
+            yield Batch(images, plan.labels[part], rows, plan.view[part], plan.position[: len(rows)])
+
+    def plan(self, epoch: int) -> Plan:
+        """Order, labels and flips of an epoch."""
+        n = len(self.source)
+        order = epoch_order(self.seed, epoch, n)
+        view = epoch_views(self.seed, epoch, n)[order] if self.flip else np.zeros(n, np.int64)
+        rows, labels, views, position = (
+            self.put(torch.from_numpy(np.ascontiguousarray(a)))
+            for a in (order, self.source.labels[order], view, np.arange(self.batch))
+        )
+        return Plan(order, rows, labels, views, position)
+
+    def images(self, plan: Plan, slices: list[slice]) -> Iterator[Tensor]:
+        """The pixels of each slice of the plan, on the device."""
+        if self.pixels is None:
+            jobs = (partial(self.source.read, plan.order[part]) for part in slices)
+            for pixels in prefetched(jobs, threads=min(4, reader_threads()), ahead=4):
+                yield self.put(channels_last(torch.from_numpy(pixels)))
+        elif self.cache == "device":
+            for part in slices:
+                yield channels_last(self.pixels.index_select(0, plan.rows[part]))
+        else:
+            order = torch.from_numpy(plan.order)
+            for part in slices:
+                yield self.put(channels_last(self.pixels.index_select(0, order[part])))
+
+
+def channels_last(pixels: Tensor) -> Tensor:
+    """[B,H,W,3] -> [B,3,H,W] without moving a byte: the layout on disk is the one the convolutions want."""
+    return pixels.permute(0, 3, 1, 2)
+
+
+def pixel_bytes(source: Source) -> int:
+    """Size of all decoded images."""
+    return len(source) * source.size[0] * source.size[1] * 3
+
+
+def choose_cache(source: Source) -> str:
+    """``ram`` if it fits into a third of what is free, else ``none``."""
+    return "ram" if pixel_bytes(source) <= free_ram() // 3 else "none"
+
+
+def decode_all(source: Source) -> Tensor:
+    """All images, uint8 [N,H,W,3], decoded in a few threads."""
+    pixels = np.empty((len(source), *source.size, 3), np.uint8)
+
+    def fill(first: int) -> None:
+        rows = np.arange(first, min(first + BLOCK, len(source)))
+        pixels[rows[0] : rows[-1] + 1] = source.read(rows)
+
+    jobs = (partial(fill, first) for first in range(0, len(source), BLOCK))
+    for _ in prefetched(jobs, threads=reader_threads(), ahead=16):
+        pass
+    return torch.from_numpy(pixels)

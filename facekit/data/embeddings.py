@@ -1,0 +1,253 @@
+"""Embeddings of a source, kept on disk: the teacher's outputs in distillation and the evaluation's cache in one.
+
+A cache entry is ``<name>.npy`` (float32 [N,V,D]) with ``<name>.json`` beside it, which says of what, how many rows are
+safely on disk, and their CRC. While it grows the array file is called ``<name>.partial.npy``; a killed run continues
+after its last safe row.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from facekit.core.errors import FacekitError, InputError, NonFinite
+from facekit.core.files import explain_write, read_json, sync_folder, write_json
+from facekit.data.cache_dir import default_cache_dir
+from facekit.data.prefetch import prefetched
+from facekit.data.protocol import Source
+
+__all__ = ["default_cache_dir", "embed_source"]
+
+Embed = Callable[[Tensor], Tensor]
+Report = Callable[[int], None]
+Produce = Callable[[int, Report], Iterator[np.ndarray]]
+SAVE_SECONDS = 5.0
+"""How much work a kill may cost."""
+CRC_BLOCK = 1 << 24
+
+
+def embed_source(
+    embed: Embed,
+    source: Source,
+    *,
+    views: tuple[int, ...] = (0,),
+    batch: int = 64,
+    key: str = "",
+    cache_dir: Path | None = None,
+    progress: Report | None = None,
+) -> np.ndarray:
+    """Embed every image in every view (0 plain, 1 mirrored): float32 [N,V,D], not normalised.
+
+    ``embed`` takes uint8 [n,3,H,W] RGB in channels_last memory and returns [n,D]. ``key`` names the network, its
+    preprocessing and precision; with ``cache_dir`` the result is kept under a name made of key, source and views, and
+    what is there is used after its CRC was checked. ``progress`` is told how many more images are done,
+    those found in the cache too.
+    Raises NonFinite if an embedding is not finite, so that a broken network never fills a cache.
+    """
+    if not views or any(v not in (0, 1) for v in views):
+        raise InputError(f"views {views} must name 0 (plain) or 1 (mirrored)")
+    report = progress or (lambda more: None)
+    if cache_dir is None:
+        return np.concatenate(list(blocks(embed, source, views, batch, 0, report)))
+    about = {"key": key, "fingerprint": source.fingerprint, "views": list(views), "images": len(source)}
+    entry = Entry(cache_dir, about)
+    with entry.locked():
+        found = entry.finished()
+        if found is None:
+            fill(entry, partial(blocks, embed, source, views, batch), report)
+            found = entry.finished()
+        else:
+            report(len(source))
+    if found is None:
+        raise InputError(f"the embeddings just written to {entry.final} cannot be read back; is the disk failing?")
+    return found
+
+
+def blocks(
+    embed: Embed, source: Source, views: tuple[int, ...], batch: int, start: int, report: Report
+) -> Iterator[np.ndarray]:
+    """Embeddings of consecutive images from ``start`` on, float32 [n,V,D] each; decoding runs ahead in a thread."""
+    rows = [np.arange(i, min(i + batch, len(source))) for i in range(start, len(source), batch)]
+    width: int | None = None
+    decoded = prefetched((partial(source.read, r) for r in rows), threads=1, ahead=2)
+    for index, pixels in zip(rows, decoded, strict=True):
+        images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+        block = np.stack([to_array(embed(images.flip(3) if view else images), len(index)) for view in views], axis=1)
+        if width not in (None, block.shape[2]):
+            raise InputError(f"the network returned embeddings of {width} and of {block.shape[2]} numbers")
+        width = block.shape[2]
+        bad = np.flatnonzero(~np.isfinite(block).all(axis=(1, 2)))
+        if len(bad):
+            raise NonFinite(f"the embedding of {source.names[index[bad[0]]]} is not finite; nothing of it was kept")
+        yield block
+        report(len(index))
+
+
+def to_array(embedding: Tensor, n: int) -> np.ndarray:
+    """float32 [n,D] on the host."""
+    if embedding.ndim != 2 or embedding.shape[0] != n:
+        raise InputError(f"the network returned shape {tuple(embedding.shape)} for {n} images; [{n}, D] was expected")
+    return embedding.detach().to("cpu", torch.float32).numpy()
+
+
+def fill(entry: Entry, produce: Produce, report: Report) -> None:
+    """Write all rows, continuing after the safe ones of an earlier attempt."""
+    with entry.partial_file() as (stream, done):
+        report(done)
+        for block in produce(done, report):
+            entry.append(stream, block)
+        entry.save(stream)
+    entry.finish()
+
+
+class Entry:
+    """One cache entry on disk. Only the process that holds ``locked`` touches its files."""
+
+    def __init__(self, folder: Path, about: dict[str, Any]) -> None:
+        name = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
+        self.folder = folder / "embeddings"
+        self.final, self.growing, self.table, self.lock = (
+            self.folder / f"{name}{suffix}" for suffix in (".npy", ".partial.npy", ".json", ".lock")
+        )
+        self.about = about
+        self.shape: tuple[int, ...] = ()
+        self.rows = self.crc = 0
+        self.saved_at = time.monotonic()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Wait for another process that computes the same entry, then find its result. The kernel frees dead locks."""
+        with explain_write(self.lock):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            stream = open(self.lock, "ab")  # noqa: SIM115  # closed below: only opening it is a write to explain
+        with stream:
+            try:
+                import fcntl
+
+                fcntl.flock(stream, fcntl.LOCK_EX)
+            except (ImportError, OSError):
+                pass  # no locks here (Windows, some network disks): at worst the work is done twice
+            yield
+
+    def finished(self) -> np.ndarray | None:
+        """The complete array, mapped privately (writing to it changes no file); None if there is none to trust."""
+        rows, crc = self.stored()
+        if rows != self.about["images"] or not self.final.is_file():
+            return None
+        try:
+            array = np.load(self.final, mmap_mode="c", allow_pickle=False)
+        except (OSError, ValueError, EOFError, SyntaxError):
+            return None
+        plain = array.view(np.ndarray)
+        wanted = (rows, len(self.about["views"]))
+        if plain.dtype != np.float32 or plain.ndim != 3 or plain.shape[:2] != wanted or crc_of(plain) != crc:
+            return None
+        return plain
+
+    def stored(self) -> tuple[int, int]:
+        """(rows safely on disk, their CRC) if the table is of this entry, else (0, 0)."""
+        try:
+            table = read_json(self.table)
+            if {k: table[k] for k in self.about} == self.about:
+                return int(table["rows"]), int(table["crc32"])
+        except (FacekitError, KeyError, TypeError, ValueError):
+            pass
+        return 0, 0
+
+    @contextmanager
+    def partial_file(self) -> Iterator[tuple[BinaryIO, int]]:
+        """The growing file, cut to the rows that are certainly whole, and their number."""
+        with explain_write(self.growing):
+            stream = open(self.growing, "r+b" if self.growing.exists() else "w+b")  # noqa: SIM115  # as above
+        with stream:
+            with explain_write(self.growing):
+                self.recover(stream)
+            yield stream, self.rows
+
+    def recover(self, stream: BinaryIO) -> None:
+        """Set rows and crc to what can be continued and cut the rest off."""
+        self.rows, self.crc = self.stored()
+        end = 0
+        try:
+            shape, fortran, dtype = read_npy_header(stream)
+            wanted = (self.about["images"], len(self.about["views"]))
+            length = self.rows * int(np.prod(shape[1:])) * 4
+            if shape[:2] == wanted and len(shape) == 3 and dtype == np.float32 and not fortran and self.rows:
+                begin = stream.tell()
+                if crc_of_stream(stream, length) == self.crc:
+                    self.shape, end = shape, begin + length
+        except (ValueError, EOFError, OSError, SyntaxError):
+            pass
+        if not end:
+            self.rows = self.crc = 0
+        stream.truncate(end)
+        stream.seek(end)
+
+    def append(self, stream: BinaryIO, block: np.ndarray) -> None:
+        """Add rows; every few seconds make them safe."""
+        if self.shape and block.shape[1:] != self.shape[1:]:
+            raise InputError(
+                f"the network returned {block.shape[2]} numbers an image, the {self.rows} rows kept in {self.growing} "
+                f"have {self.shape[2]}; delete that file if the network is the right one"
+            )
+        data = np.ascontiguousarray(block, "<f4").tobytes()
+        with explain_write(self.growing):
+            if not self.shape:
+                self.shape = (self.about["images"], *block.shape[1:])
+                header = {"descr": "<f4", "fortran_order": False, "shape": self.shape}
+                np.lib.format.write_array_header_1_0(stream, header)
+            stream.write(data)
+        self.rows += len(block)
+        self.crc = zlib.crc32(data, self.crc)
+        if time.monotonic() - self.saved_at > SAVE_SECONDS:
+            self.save(stream)
+
+    def save(self, stream: BinaryIO) -> None:
+        """Bytes first, then the table that vouches for them."""
+        with explain_write(self.growing):
+            stream.flush()
+            os.fsync(stream.fileno())
+        write_json(self.table, {**self.about, "rows": self.rows, "crc32": self.crc})
+        self.saved_at = time.monotonic()
+
+    def finish(self) -> None:
+        """The table vouches for all rows already, so a kill right here costs only this rename."""
+        with explain_write(self.final):
+            os.replace(self.growing, self.final)
+            sync_folder(self.folder)
+
+
+def read_npy_header(stream: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, order and type; the stream then stands at the data."""
+    stream.seek(0)
+    if np.lib.format.read_magic(stream) != (1, 0):
+        raise ValueError("not version 1.0")
+    return np.lib.format.read_array_header_1_0(stream)
+
+
+def crc_of(array: np.ndarray) -> int:
+    """CRC-32 of the array's bytes."""
+    return zlib.crc32(np.ascontiguousarray(array).view(np.uint8).reshape(-1).data)
+
+
+def crc_of_stream(stream: BinaryIO, length: int) -> int | None:
+    """CRC-32 of the next ``length`` bytes, None if there are fewer."""
+    crc = 0
+    while length:
+        data = stream.read(min(length, CRC_BLOCK))
+        if not data:
+            return None
+        crc, length = zlib.crc32(data, crc), length - len(data)
+    return crc

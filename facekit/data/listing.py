@@ -1,0 +1,71 @@
+"""Which images there are and who is on them, before any of them is read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from facekit.core.errors import InputError
+
+
+@dataclass(frozen=True)
+class Listing:
+    """``names[i]``, relative to ``root``, shows ``identities[labels[i]]``; label -1 is unknown."""
+
+    origin: Path
+    """The folder or list file that was named by the user, for messages."""
+    root: Path
+    names: list[str]
+    labels: np.ndarray
+    identities: tuple[str, ...]
+
+
+def person_of(name: str) -> str:
+    """The person a path stands for: its first folder, or the file name without its number.
+
+    >>> person_of("Ann_Lee/Ann_Lee_0001.jpg"), person_of("Ann_Lee_0001.jpg")
+    ('Ann_Lee', 'Ann_Lee')
+    """
+    path = PurePosixPath(name)
+    return path.parts[0] if len(path.parts) > 1 else re.sub(r"_\d+$", "", path.stem)
+
+
+def without_people(listing: Listing, people: Collection[str]) -> Listing:
+    """Leave out every image whose identity, or whose path's person, is in ``people``."""
+    named = set(people)
+    of_label = np.array([identity in named for identity in listing.identities] + [False])  # label -1 is the last
+    of_path = np.fromiter((person_of(name) in named for name in listing.names), bool, len(listing.names))
+    return keep_rows(listing, ~(of_label[listing.labels] | of_path))
+
+
+def with_min_images(listing: Listing, least: int) -> Listing:
+    """Leave out identities with fewer than ``least`` images."""
+    if least <= 1:
+        return listing
+    if not listing.identities:
+        raise InputError(f"--min-images {least} needs identities, and {listing.origin} has no labels")
+    counts = np.bincount(listing.labels[listing.labels >= 0], minlength=len(listing.identities))
+    return keep_rows(listing, (listing.labels >= 0) & (counts[listing.labels] >= least))
+
+
+def keep_rows(listing: Listing, keep: np.ndarray) -> Listing:
+    """The rows where ``keep`` (bool [N]) holds, labels numbered densely again."""
+    if keep.all():
+        return listing
+    labels, identities = dense_labels(listing.labels[keep], listing.identities)
+    names = [listing.names[i] for i in np.flatnonzero(keep)]
+    return Listing(listing.origin, listing.root, names, labels, identities)
+
+
+def dense_labels(labels: np.ndarray, identities: tuple[str, ...]) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Number the labels that occur 0..K-1 in their old order; -1 stays.
+
+    Labels [5, -1, 2, 5] of ("a", .., "f") become [1, -1, 0, 1] of ("c", "f").
+    """
+    present = np.unique(labels[labels >= 0])
+    renumbered = np.where(labels >= 0, np.searchsorted(present, labels), -1).astype(np.int64)
+    return renumbered, tuple(identities[i] for i in present)

@@ -1,0 +1,158 @@
+"""``facekit align-eval swap``: may the new model embed the probes while the gallery stays?"""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from facekit.configs import SwapConfig
+from facekit.core.device import Device
+from facekit.core.errors import UsageError
+from facekit.core.files import plain, write_atomic
+from facekit.core.reporting import progress_bar, say
+from facekit.data.embeddings import default_cache_dir
+from facekit.data.pairs import PairSet, open_benchmark
+from facekit.evaluation.evaluator import embed_pairs
+from facekit.evaluation.figures import style
+from facekit.evaluation.page import Cost, render
+from facekit.evaluation.results import (
+    command_line,
+    describe_benchmark,
+    describe_environment,
+    document,
+    model_label,
+    write_results,
+)
+from facekit.evaluation.swap import Certificate, certify, shared_flip, swap_rows
+from facekit.evaluation.verdict import Verdict, judge, one_in, points, summary
+from facekit.models.loading import Model, load_model
+
+
+def run(config: SwapConfig) -> None:
+    """Load both, embed, measure the three set-ups, judge; table, document and page."""
+    if len(config.benchmark) != 1:
+        raise UsageError(f"--benchmark: a swap is judged on one benchmark, {len(config.benchmark)} were given")
+    if config.report is not None:
+        with style():
+            pass  # a missing report extra is said before the work, not after it
+    device = Device.pick(
+        config.device, "fp32" if config.precision == "auto" else config.precision, threads=config.threads
+    )
+    old, new = (
+        load_model(path, device=device, channels=config.channels, scaling=config.scaling)
+        for path in (config.old, config.new)
+    )
+    flip = shared_flip(old.preprocess, new.preprocess, config.flip)
+    pairs = open_benchmark(config.benchmark[0], config.images)
+    for note in pairs.notes:
+        say("note", f"{pairs.name}: {note}")
+    vectors = [embedded(model, pairs, flip, config) for model in (old, new)]
+    certificate = certify(
+        vectors[0],
+        vectors[1],
+        pairs,
+        threshold=config.threshold,
+        at_far=config.at_far,
+        tolerance=config.tolerance,
+        draws=config.draws,
+        seed=config.seed,
+    )
+    verdict = judge(certificate)
+    costs = [
+        Cost(role, model, table.shape[1], model.macs(), model.latency_ms())
+        for role, model, table in zip(("old", "new"), (old, new), vectors, strict=True)
+    ]
+    rows = [*swap_rows(certificate, pairs, flip, (model_label(old), model_label(new)))]
+    content = document(rows, models=[old, new], benchmarks=[pairs], device=device.describe())
+    content["swap"] = {**summary(certificate, verdict), "costs": [cost_entry(cost) for cost in costs]}
+    if config.report is not None:
+        environment = describe_environment(device.describe())
+        page = render(certificate, verdict, costs, describe_benchmark(pairs), environment, command_line())
+        write_atomic(config.report, page.encode())
+        say("wrote", str(config.report))
+    if config.out is not None:
+        write_results(config.out, content)
+        say("wrote", f"{config.out / 'results.json'} and results.csv")
+    if config.json:
+        print(json.dumps(plain(content), indent=1, allow_nan=False))
+        return
+    show(certificate, verdict, costs)
+
+
+def embedded(model: Model, pairs: PairSet, flip: str, config: SwapConfig) -> np.ndarray:
+    """Unit embeddings of the benchmark's images, from the cache where they are there."""
+    with progress_bar() as bar:
+        task = bar.add_task(f"embed {pairs.name} by {model.name}", total=len(pairs.source), terms="", img_s=None)
+        return embed_pairs(
+            model.embed,
+            pairs,
+            flip=flip,
+            batch=config.batch,
+            key=model.cache_key(),
+            cache_dir=config.cache_dir or default_cache_dir(),
+            progress=lambda done: bar.update(task, completed=done),
+        )
+
+
+def cost_entry(cost: Cost) -> dict[str, object]:
+    """The costs of one model in the document."""
+    return {
+        "role": cost.role,
+        "model": model_label(cost.model),
+        "size_bytes": cost.model.size_bytes,
+        "parameters": cost.model.parameters,
+        "macs": cost.macs,
+        "latency_ms": cost.latency_ms,
+        "embedding": cost.width,
+        "licence": cost.model.licence,
+    }
+
+
+def show(c: Certificate, verdict: Verdict, costs: list[Cost]) -> None:
+    """The verdict first, then the three set-ups; percent only here."""
+    screen = Console(highlight=False)
+    if not screen.is_terminal:
+        screen.width = max(screen.width, 100)
+    screen.print()
+    screen.print(verdict.sentence, style="bold", markup=False, soft_wrap=True)
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
+    target = "same FAR" if c.far is None else f"FAR {c.far:.3g}"
+    for heading in ("gallery, probe", f"TAR % at cos {c.threshold:.4f}", "impostors pass", f"TAR % at {target}", "cos"):
+        table.add_column(heading, justify="left" if heading == "gallery, probe" else "right")
+    for arm in c.arms:
+        table.add_row(
+            arm.title,
+            ranged(arm.tar_at_threshold.value, arm.tar_at_threshold.low, arm.tar_at_threshold.high),
+            one_in(arm.far_at_threshold.value),
+            ranged(arm.tar_at_far.value, arm.tar_at_far.low, arm.tar_at_far.high),
+            "" if arm.own.threshold is None else f"{arm.own.threshold:.4f}",
+        )
+    screen.print(table)
+    for name, change in (("threshold in use", c.change_at_threshold), (target, c.change_at_far)):
+        if change is not None:
+            sees = "" if change.smallest is None else f"; this benchmark would notice {100 * change.smallest:.1f}"
+            screen.print(f"change at {name}: {points(change)}{sees}", markup=False, soft_wrap=True)
+    for cost in costs:
+        screen.print(
+            f"{cost.role}: {model_label(cost.model)}, {cost.model.size_bytes / 1e6:.1f} MB, "
+            f"{cost.macs / 1e6:,.0f} MMAC, {cost.latency_ms:.1f} ms an image, licence {cost.model.licence}",
+            markup=False,
+            soft_wrap=True,
+        )
+    if c.note:
+        screen.print(f"* {c.note}", markup=False, soft_wrap=True)
+
+
+def ranged(value: float | None, low: float | None, high: float | None) -> str:
+    """``98.7 (97.7..99.4)``."""
+    if value is None:
+        return "unmeasurable"
+    return (
+        f"{100 * value:.1f}"
+        if low is None or high is None
+        else f"{100 * value:.1f} ({100 * low:.1f}..{100 * high:.1f})"
+    )

@@ -1,0 +1,1 @@
+"""Protocols and statistics: given ``embed`` functions and pair sets, numbers with an interval behind each."""

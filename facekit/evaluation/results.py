@@ -1,0 +1,181 @@
+"""The results document, schema ``facekit.results/1``: one row per number, written as JSON and as CSV."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import os
+import platform
+import re
+import shlex
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from facekit import __version__
+from facekit.core.files import plain, write_atomic, write_json
+from facekit.core.preprocess import Preprocess
+from facekit.data.decode import decoder_name
+from facekit.data.pairs import PairSet
+
+SCHEMA = "facekit.results/1"
+TIES = "a tie with the threshold's impostor counts against the system"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One number, what it was measured on, and how sure it is. Rates in 0..1; None where there is no number."""
+
+    run: str | None = None
+    model: str | None = None
+    seed: int | None = None
+    checkpoint: str | None = None
+    benchmark: str | None = None
+    variant: str | None = None
+    protocol: str | None = None
+    score: str | None = "raw"
+    metric: str = ""
+    at: float | None = None
+    value: float | None = None
+    std: float | None = None
+    std_kind: str | None = None
+    low: float | None = None
+    high: float | None = None
+    level: float | None = None
+    ci_method: str | None = None
+    threshold: float | None = None
+    achieved: float | None = None
+    n_false: int | None = None
+    n_genuine: int | None = None
+    n_impostor: int | None = None
+    n_images: int | None = None
+    n_identities: int | None = None
+    n_failed: int | None = None
+    status: str = "ok"
+    note: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Column name -> value, in the order of the schema."""
+        return {name: getattr(self, name) for name in COLUMNS}
+
+
+COLUMNS = tuple(field.name for field in dataclasses.fields(Row))
+
+
+class DescribedModel(Protocol):
+    """What a result must say about a model; ``facekit.models`` provides it."""
+
+    name: str
+    architecture: dict[str, Any]
+    preprocess: Preprocess
+    sha256: str
+    licence: str
+    size_bytes: int
+    parameters: int
+    path: str
+
+
+def model_label(model: DescribedModel) -> str:
+    """``mbf_half@1f2e3d4c5b6a``: name and weight hash, as in the ``model`` column."""
+    return f"{model.name}@{model.sha256[:12]}"
+
+
+def describe_model(model: DescribedModel) -> dict[str, Any]:
+    """An entry of ``models``."""
+    return {
+        "label": model_label(model),
+        "name": model.name,
+        "sha256": model.sha256,
+        "architecture": model.architecture,
+        "parameters": model.parameters,
+        "size_bytes": model.size_bytes,
+        "preprocess": model.preprocess.to_dict(),
+        "licence": model.licence,
+        "path": model.path,
+    }
+
+
+def describe_benchmark(pairs: PairSet) -> dict[str, Any]:
+    """An entry of ``benchmarks``."""
+    return {
+        "name": pairs.name,
+        "path": pairs.path,
+        "sha256": pairs.sha256,
+        "images_fingerprint": pairs.source.fingerprint,
+        "pairs": len(pairs.same),
+        "genuine": int(np.sum(pairs.same)),
+        "impostor": int(np.sum(~pairs.same)),
+        "images": len(pairs.source),
+        "identities": None if pairs.identity is None else len(np.unique(pairs.identity)),
+        "failed": pairs.failed,
+        "folds": None if pairs.fold is None else int(pairs.fold.max()) + 1,
+        "fold_rule": pairs.fold_rule,
+        "ties": TIES,
+        "notes": list(pairs.notes),
+    }
+
+
+def describe_environment(device: Mapping[str, Any]) -> dict[str, Any]:
+    """Versions, device, precision, threads and the machine; ``device`` is ``Device.describe()``."""
+    return {
+        **device,
+        "facekit": __version__,
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "decoder": decoder_name(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "processor": processor(),
+        "cores": os.cpu_count(),
+    }
+
+
+def processor() -> str:
+    """The CPU's name where the system tells it."""
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        found = None
+    return found.group(1).strip() if found else platform.processor() or platform.machine()
+
+
+def command_line() -> str:
+    """The command that is running, as it can be pasted into a shell."""
+    return shlex.join(["facekit", *sys.argv[1:]])
+
+
+def document(
+    rows: Iterable[Row],
+    *,
+    models: Sequence[DescribedModel],
+    benchmarks: Sequence[PairSet],
+    device: Mapping[str, Any],
+) -> dict[str, Any]:
+    """The whole document; ``write_json`` turns what is not finite into null."""
+    return {
+        "schema": SCHEMA,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "facekit": __version__,
+        "command": command_line(),
+        "environment": describe_environment(device),
+        "models": [describe_model(m) for m in models],
+        "benchmarks": [describe_benchmark(b) for b in benchmarks],
+        "rows": [row.to_dict() for row in rows],
+    }
+
+
+def write_results(folder: Path, content: Mapping[str, Any]) -> tuple[Path, Path]:
+    """Write results.json and results.csv with the same rows, each atomically."""
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(plain(content["rows"]))
+    return (
+        write_json(folder / "results.json", content),
+        write_atomic(folder / "results.csv", stream.getvalue().encode()),
+    )

@@ -1,0 +1,178 @@
+"""Batches are functions of (seed, epoch, index): any resume, cache or batch size shows the same epoch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from facekit.core.errors import InputError
+from facekit.core.types import Batch
+from facekit.data import batches as module
+from facekit.data.batches import Batches, epoch_order, epoch_views, mix
+from facekit.data.prefetch import prefetched
+from facekit.data.sources import Source, open_source
+
+
+def keep(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+def make(source: Source, **options: object) -> Batches:
+    settings = {"batch": 3, "seed": 5, "flip": True, "put": keep, **options}
+    return Batches(source, **settings)  # type: ignore[arg-type]
+
+
+def equal(a: Batch, b: Batch) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.fixture
+def source(people: Path) -> Source:
+    return open_source(people)
+
+
+def splitmix(state: int, word: int) -> int:
+    """The round in plain integers."""
+    mask = (1 << 64) - 1
+    state = (state + word + 0x9E3779B97F4A7C15) & mask
+    state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & mask
+    state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & mask
+    return state ^ (state >> 31)
+
+
+@given(st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=4))
+def test_mix_equals_the_same_rounds_in_plain_integers(words: list[int]) -> None:
+    state = 0
+    for word in words:
+        state = splitmix(state, word)
+    assert int(mix(*words)[0]) == state
+
+
+def test_mix_is_splitmix64() -> None:
+    # First outputs of the reference implementation (prng.di.unimi.it/splitmix64.c) for seed 0.
+    assert int(mix(0)[0]) == 0xE220A8397B1DCDAF
+
+
+@given(st.integers(0, 2**31), st.integers(0, 1000), st.integers(1, 300))
+def test_the_order_is_a_permutation(seed: int, epoch: int, n: int) -> None:
+    assert np.array_equal(np.sort(epoch_order(seed, epoch, n)), np.arange(n))
+
+
+def test_orders_and_flips_differ_between_epochs_and_seeds_and_look_random() -> None:
+    n = 20_000
+    orders = [epoch_order(seed, epoch, n) for seed, epoch in ((0, 0), (0, 1), (1, 0))]
+    views = [epoch_views(seed, epoch, n) for seed, epoch in ((0, 0), (0, 1), (1, 0))]
+    for a in range(3):
+        assert abs(views[a].mean() - 0.5) < 0.015  # 4 standard errors
+        assert abs(np.corrcoef(orders[a], np.arange(n))[0, 1]) < 0.03
+        for b in range(a):
+            assert abs(np.corrcoef(orders[a], orders[b])[0, 1]) < 0.03
+            assert abs(np.corrcoef(views[a], views[b])[0, 1]) < 0.03
+        assert abs(np.corrcoef(views[a], orders[a])[0, 1]) < 0.03
+
+
+def test_flips_of_an_image_do_not_depend_on_batches_or_the_other_images() -> None:
+    assert np.array_equal(epoch_views(3, 7, 100), epoch_views(3, 7, 1000)[:100])
+
+
+@pytest.mark.parametrize("cache", ["ram", "device", "none"])
+def test_a_batch_holds_the_images_its_index_names(source: Source, cache: str) -> None:
+    batches = make(source, cache=cache)
+    assert batches.steps_per_epoch == 3
+    seen = []
+    for batch in batches.epoch(2):
+        index = batch.index.numpy()
+        assert np.array_equal(batch.images.permute(0, 2, 3, 1).numpy(), source.read(index))
+        assert batch.images.shape == (3, 3, 24, 24) and batch.images.dtype == torch.uint8
+        assert batch.images.is_contiguous(memory_format=torch.channels_last)
+        assert np.array_equal(batch.labels.numpy(), source.labels[index])
+        assert np.array_equal(batch.view.numpy(), epoch_views(5, 2, 10)[index])
+        assert batch.position.tolist() == [0, 1, 2]
+        assert all(t.dtype == torch.int64 for t in batch[1:])
+        seen += index.tolist()
+    assert seen == epoch_order(5, 2, 10)[:9].tolist()
+
+
+def test_all_caches_show_the_same_batches(source: Source) -> None:
+    ram, device, none = (make(source, cache=c).epoch(1) for c in ("ram", "device", "none"))
+    assert all(equal(a, b) and equal(a, c) for a, b, c in zip(ram, device, none, strict=True))
+
+
+@pytest.mark.parametrize("cache", ["ram", "none"])
+@pytest.mark.parametrize("start", [0, 1, 2, 3])
+def test_resuming_in_mid_epoch_shows_the_remaining_batches(source: Source, cache: str, start: int) -> None:
+    whole = list(make(source, cache=cache).epoch(4))
+    rest = list(make(source, cache=cache).epoch(4, start))
+    assert len(rest) == 3 - start
+    assert all(equal(a, b) for a, b in zip(whole[start:], rest, strict=True))
+
+
+def test_the_last_batch_may_be_kept(source: Source) -> None:
+    last = list(make(source, batch=4, drop_last=False).epoch(0))[-1]
+    assert last.images.shape[0] == len(last.labels) == len(last.position) == 2
+    assert make(source, batch=4, drop_last=False).steps_per_epoch == 3
+    assert make(source, batch=64, drop_last=False).steps_per_epoch == 1
+
+
+def test_without_flip_every_view_is_plain(source: Source) -> None:
+    assert all(batch.view.sum() == 0 for batch in make(source, flip=False).epoch(0))
+
+
+def test_fewer_images_than_a_batch(source: Source) -> None:
+    with pytest.raises(InputError, match="10 images are fewer than one batch of 11"):
+        make(source, batch=11)
+
+
+def test_auto_takes_ram_only_for_a_third_of_what_is_free(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = 10 * 24 * 24 * 3
+    for free, cache in ((3 * size, "ram"), (3 * size - 3, "none")):
+        monkeypatch.setattr(module, "free_ram", lambda free=free: free)
+        assert make(source).cache == cache
+
+
+def test_nothing_small_is_moved_in_a_step(source: Source) -> None:
+    moved: list[int] = []
+
+    def count(tensor: Tensor) -> Tensor:
+        moved.append(tensor.numel())
+        return tensor
+
+    stream = make(source, put=count, cache="device").epoch(0)
+    next(stream)
+    before = len(moved)
+    assert len(list(stream)) == 2 and len(moved) == before
+
+
+def test_a_broken_image_is_named_from_a_reader_thread(people: Path, source: Source) -> None:
+    (people / "Bob" / "Bob_0001.jpg").write_bytes(b"gone")
+    with pytest.raises(InputError, match="Bob_0001"):
+        list(make(source, cache="none", drop_last=False).epoch(0))
+    with pytest.raises(InputError, match="Bob_0001"):
+        make(source, cache="ram")
+
+
+def test_prefetch_keeps_order_stops_at_errors_and_runs_only_a_little_ahead() -> None:
+    assert list(prefetched((lambda k=k: k * k for k in range(50)), threads=4, ahead=7)) == [k * k for k in range(50)]
+    begun: list[int] = []
+
+    def job(k: int) -> int:
+        begun.append(k)
+        if k == 5:
+            raise KeyError(k)
+        return k
+
+    stream = prefetched((lambda k=k: job(k) for k in range(1000)), threads=2, ahead=3)
+    assert [next(stream) for _ in range(5)] == [0, 1, 2, 3, 4]
+    with pytest.raises(KeyError):
+        next(stream)
+    assert max(begun) <= 9
+    stream = prefetched((lambda k=k: job(k + 10) for k in range(1000)), threads=2, ahead=3)
+    next(stream)
+    stream.close()
+    assert max(begun) < 20
