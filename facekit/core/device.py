@@ -45,10 +45,12 @@ class Device:
         threads: int | None = None,
         deterministic: bool | None = None,
         compile: bool = False,
+        measuring: bool = False,
     ) -> Device:
         """Choose a device and set the process-wide switches that belong to it.
 
-        ``auto`` takes cuda, then mps, then cpu; precision ``auto`` is bf16 where the hardware has it.
+        ``auto`` takes cuda, then mps, then cpu; precision ``auto`` is bf16 where the hardware has it, and fp32 when
+        ``measuring``: reduced precision never enters a headline number unasked.
         Raises UsageError where the named device is not on this machine.
         """
         available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
@@ -58,7 +60,7 @@ class Device:
             raise UsageError(f"--device {name} is not usable on this machine; usable: auto, {usable}")
         if precision == "auto":
             fast = torch.cuda.is_bf16_supported() if kind == "cuda" else kind == "cpu" and has_fast_bf16()
-            precision = "bf16" if fast else "fp32"
+            precision = "bf16" if fast and not measuring else "fp32"
         if threads is not None:
             torch.set_num_threads(threads)
         exact = kind == "cpu" if deterministic is None else deterministic

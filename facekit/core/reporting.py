@@ -50,8 +50,8 @@ def progress_bar() -> Progress:
 
 
 @contextmanager
-def embedding_progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar while ``total`` images are embedded; yields what to call with each number of images done."""
+def image_progress(label: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar over ``total`` images; yields what to call with each further number of images done."""
     with progress_bar() as bar:
         shown = bar.add_task(label, total=total, terms="", img_s=None)
         started, done = time.monotonic(), 0

@@ -43,7 +43,7 @@ TRAITS: dict[str, tuple[float, float]] = {
     "nose_tip": (71.0, 1.5),
     "nose_width": (7.8, 1.0),
     "nose_bridge": (3.6, 0.6),
-    "nose_length": (4.6, 1.3),
+    "nose_length": (4.2, 0.7),
     "nose_height": (9.5, 1.9),
     "nostril": (1.75, 0.3),
     "nostril_gap": (3.9, 0.45),

@@ -297,7 +297,7 @@ def draw_brows(canvas: Canvas, person: Person, shots: Shots, hair: np.ndarray) -
 def draw_nose(canvas: Canvas, person: Person) -> None:
     """Nostrils, wings and the shadow under the tip; the rest is relief under the lamp."""
     x, y = canvas.x, canvas.y
-    away, base = np.abs(x), person.nose_tip + 4.2
+    away, base = np.abs(x), person.nose_tip + person.nose_length
     under = blob(x, y - base - 0.8, person.nose_width * 0.75, 1.5)
     canvas.tone(0.35 * under, np.array([0.66, 0.55, 0.52]))
     hole = blob(away - person.nostril_gap, y - base + 0.25 * (away - person.nostril_gap), person.nostril, 0.95)

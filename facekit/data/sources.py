@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from facekit.core.errors import InputError, MissingFile
+from facekit.core.errors import InputError, MissingFile, UsageError
 from facekit.data.files import open_files
 from facekit.data.folder import scan_folder
 from facekit.data.listing import Listing, with_min_images, without_people
@@ -17,7 +18,7 @@ from facekit.data.pairlist import people_of_list
 from facekit.data.protocol import Source, Store
 from facekit.data.subset import Subset
 
-__all__ = ["Source", "list_source", "open_source", "select"]
+__all__ = ["Source", "choose_data", "list_source", "open_source", "select"]
 
 
 def open_source(
@@ -82,3 +83,14 @@ def check_labels(listing: Listing) -> None:
         )
     if len(listing.identities) < 2:
         raise InputError(f"{listing.origin} has one identity only ({listing.identities[0]}); at least two are needed")
+
+
+def choose_data(given: Path | None, teacher_data: str | None = None) -> Path:
+    """The data folder: the flag, else what the teacher was trained on, else $FACEKIT_DATA."""
+    if given is not None:
+        return given
+    if teacher_data and Path(teacher_data).exists():
+        return Path(teacher_data)
+    if default := os.environ.get("FACEKIT_DATA"):
+        return Path(default)
+    raise UsageError("no images given: add --data FOLDER, or set FACEKIT_DATA to your folder of faces")

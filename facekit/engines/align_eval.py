@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from rich import box
 from rich.console import Console
-from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from facekit.configs import AlignEvalConfig
 from facekit.core.device import Device
 from facekit.core.files import plain
-from facekit.core.reporting import progress_bar, say
+from facekit.core.reporting import image_progress, say
 from facekit.data.embeddings import default_cache_dir
 from facekit.data.pairs import PairSet, open_benchmark
 from facekit.evaluation.evaluator import evaluate, find
@@ -31,7 +29,7 @@ SHOWN = {"accuracy_10fold": "10-fold ± sd", "accuracy_lfw": "LFW ± S_E", "tar@
 
 def run(config: AlignEvalConfig) -> None:
     """Load, embed, measure; print a table or, with --json, the results document alone."""
-    device = Device.pick(config.device, exact_precision(config.precision), threads=config.threads)
+    device = Device.pick(config.device, config.precision, threads=config.threads, measuring=True)
     model = load_model(config.model, device=device, channels=config.channels, scaling=config.scaling)
     benchmarks = [open_benchmark(text, config.images) for text in config.benchmark]
     for pairs in benchmarks:
@@ -39,8 +37,7 @@ def run(config: AlignEvalConfig) -> None:
             say("note", f"{pairs.name}: {note}")
     rows: list[Row] = []
     for pairs in benchmarks:
-        with progress_bar() as bar:
-            task = bar.add_task(f"embed {pairs.name}", total=len(pairs.source), terms="", img_s=None)
+        with image_progress(f"embed {pairs.name}", len(pairs.source)) as advance:
             rows += evaluate(
                 model.embed,
                 [pairs],
@@ -52,7 +49,7 @@ def run(config: AlignEvalConfig) -> None:
                 key=model.cache_key(),
                 cache_dir=config.cache_dir or default_cache_dir(),
                 stamp=stamp_of(model),
-                progress=partial(report, bar, task),
+                progress=advance,
             )
     content = document(rows, models=[model], benchmarks=benchmarks, device=device.describe())
     if config.out is not None:
@@ -68,24 +65,14 @@ def run(config: AlignEvalConfig) -> None:
         show(screen, model, pairs, [row for row in rows if row.benchmark == pairs.name])
 
 
-def report(bar: Progress, task: TaskID, done: int) -> None:
-    """Move the bar to ``done`` images."""
-    bar.update(task, completed=done)
-
-
-def exact_precision(precision: str) -> str:
-    """Headline numbers are fp32: reduced precision only where it was asked for by name."""
-    return "fp32" if precision == "auto" else precision
-
-
 def stamp_of(model: Model) -> Row:
     """Run, model and checkpoint columns."""
-    run = Path(model.path)
-    return Row(
-        run=run.name if run.is_dir() else None,
-        model=model_label(model),
-        checkpoint="last" if run.is_dir() else None,
-    )
+    path, label = Path(model.path), model_label(model)
+    if not path.is_dir():
+        return Row(model=label)
+    if path.parent.name == "checkpoints":
+        return Row(model=label, run=path.parent.parent.name, checkpoint=path.name)
+    return Row(model=label, run=path.name, checkpoint="last")
 
 
 # --- the table --------------------------------------------------------------------------------------

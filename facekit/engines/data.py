@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 
 from rich import box
@@ -14,7 +13,7 @@ from rich.table import Table
 
 from facekit.configs import CheckConfig, PackConfig, SynthConfig
 from facekit.core.errors import InputError, UsageError
-from facekit.core.reporting import console, progress_bar
+from facekit.core.reporting import image_progress, say
 from facekit.data.check import Duplicates, Findings, check_data
 from facekit.data.packing import write_pack
 from facekit.data.sources import list_source, open_source
@@ -31,16 +30,16 @@ def pack(config: PackConfig) -> None:
     begin = time.monotonic()
     data = required(config.data)
     source = open_source(data, images=config.images, exclude=config.exclude, min_images=config.min_images)
-    with bar("pack", len(source)) as moved:
+    with image_progress("pack", len(source)) as moved:
         packed = write_pack(source, config.out, kind=config.kind, size=config.size, progress=moved)
     say(
-        f"wrote    {config.out}: {packed.images:,} images of {packed.identities:,} identities as {config.kind}, "
-        f"{packed.bytes / 2**20:,.1f} MiB in {time.monotonic() - begin:.1f} s"
+        "wrote",
+        f"{config.out}: {packed.images:,} images of {packed.identities:,} identities as {config.kind}, "
+        f"{packed.bytes / 2**20:,.1f} MiB in {time.monotonic() - begin:.1f} s",
     )
     say(
-        f"content  {packed.fingerprint[:16]}, as of {data}"
-        if config.size is None
-        else f"content  {packed.fingerprint[:16]}"
+        "content",
+        f"{packed.fingerprint[:16]}, as of {data}" if config.size is None else f"content  {packed.fingerprint[:16]}",
     )
 
 
@@ -48,7 +47,7 @@ def check(config: CheckConfig) -> None:
     """Look at every image of --data; broken images and people of a --test-list among them end with exit code 1."""
     data = required(config.data)
     begin = time.monotonic()
-    with bar("check", len(list_source(data, config.images)[1].names)) as moved:
+    with image_progress("check", len(list_source(data, config.images)[1].names)) as moved:
         found = check_data(
             data,
             images=config.images,
@@ -62,7 +61,7 @@ def check(config: CheckConfig) -> None:
         print(json.dumps({"data": data.as_posix(), **found.to_dict()}, indent=1))
     else:
         show(found, config)
-        say(f"read     {found.images:,} images in {time.monotonic() - begin:.1f} s")
+        say("read", f"{found.images:,} images in {time.monotonic() - begin:.1f} s")
     fault = found.verdict()
     if fault:
         raise InputError(f"{data}: {fault}")
@@ -71,7 +70,7 @@ def check(config: CheckConfig) -> None:
 def synth(config: SynthConfig) -> None:
     """Draw people into --out."""
     begin = time.monotonic()
-    with bar("draw", config.identities * config.per_identity) as moved:
+    with image_progress("draw", config.identities * config.per_identity) as moved:
         made = synthesise(
             config.out,
             identities=config.identities,
@@ -81,13 +80,14 @@ def synth(config: SynthConfig) -> None:
             progress=moved,
         )
     say(
-        f"wrote    {config.out}: {made.images:,} images of {made.identities:,} people, {made.bytes / 2**20:,.1f} MiB "
-        f"in {time.monotonic() - begin:.1f} s"
+        "wrote",
+        f"{config.out}: {made.images:,} images of {made.identities:,} people, {made.bytes / 2**20:,.1f} MiB "
+        f"in {time.monotonic() - begin:.1f} s",
     )
     lists = (
         ", ".join(f"{name} ({count:,} pairs)" for name, count in made.pairs.items()) or "no pair lists: too few people"
     )
-    say(f"people   {made.people['train']} train, {made.people['dev']} dev, {made.people['test']} test; {lists}")
+    say("people", f"{made.people['train']} train, {made.people['dev']} dev, {made.people['test']} test; {lists}")
 
 
 def required(data: Path | None) -> Path:
@@ -95,19 +95,6 @@ def required(data: Path | None) -> Path:
     if data is None:
         raise UsageError("--data is required: a folder per identity, a flat folder, a list file, or packed data")
     return data
-
-
-def say(text: str) -> None:
-    """One line for people."""
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-
-@contextmanager
-def bar(name: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar; what it yields is told how many more images are done."""
-    with progress_bar() as shown:
-        task = shown.add_task(name, total=total, terms="", img_s=None)
-        yield lambda more: shown.advance(task, more)
 
 
 def show(found: Findings, config: CheckConfig) -> None:

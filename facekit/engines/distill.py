@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +13,12 @@ from facekit.core.device import Device
 from facekit.core.errors import FacekitError, UsageError
 from facekit.core.files import read_json
 from facekit.core.preprocess import Preprocess
-from facekit.core.reporting import embedding_progress, say
+from facekit.core.reporting import image_progress, say
 from facekit.core.runs import open_run
 from facekit.data.embeddings import default_cache_dir, embed_source
-from facekit.data.sources import Source
+from facekit.data.sources import Source, choose_data
 from facekit.engines.fitting import (
     check_same_data,
-    choose_data,
     now,
     open_batches,
     open_training_data,
@@ -65,7 +64,8 @@ def run(config: DistillConfig) -> None:
         deterministic=config.deterministic,
         compile=config.compile,
     )
-    teacher = load_model(config.teacher, device=device, channels=config.channels, scaling=config.scaling)
+    exact = replace(device, precision="fp32", compile=False)  # the teacher's outputs are the target: never rounded
+    teacher = load_model(config.teacher, device=exact, channels=config.channels, scaling=config.scaling)
     say("teacher", f"{teacher.name}: {teacher.parameters:,} parameters, licence: {teacher.licence}")
     source = open_training_data(config, path, need_labels=needs_logits or weights.classification > 0)
     check_same_data(run, source)
@@ -114,7 +114,7 @@ def teacher_data(teacher: Path) -> str | None:
 def teacher_table(config: DistillConfig, teacher: Model, source: Source) -> np.ndarray:
     """The teacher's embeddings of all images and views, float32 [N,V,D], from the disk cache or computed now."""
     views = (0, 1) if config.flip else (0,)
-    with embedding_progress("teacher outputs", len(source)) as advance:
+    with image_progress("teacher outputs", len(source)) as advance:
         return embed_source(
             teacher.embed,
             source,
@@ -154,7 +154,7 @@ def build_task(
     if table is not None and config.teacher_cache:
         outputs = CachedTeacher(table, device)
     else:
-        outputs = LiveTeacher(teacher.embed, width, device)
+        outputs = LiveTeacher(teacher.embed_on_device, width, device)
     losses: dict[str, WeightedLoss] = {config.method: WeightedLoss(loss, weights.method)}
     return Distill(student, outputs, losses, preprocess, device, optimiser_of(config), classifier, adapter)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,9 +15,9 @@ from facekit.core.device import Device
 from facekit.core.errors import UsageError
 from facekit.core.files import write_atomic
 from facekit.core.preprocess import Preprocess
-from facekit.core.reporting import console, progress_bar
+from facekit.core.reporting import image_progress, say
 from facekit.data.embeddings import embed_source
-from facekit.data.sources import Source, open_source
+from facekit.data.sources import Source, choose_data, open_source
 from facekit.evaluation.evaluator import fuse
 from facekit.models.loading import Model, load_model
 
@@ -27,27 +26,20 @@ def run(config: EmbedConfig) -> None:
     """Embed --data with --model into --out."""
     if config.out.suffix.lower() not in (".npz", ".npy"):
         raise UsageError(f"--out {config.out} must end in .npz, or in .npy for a matrix with a .csv beside it")
-    path = config.data or (Path(os.environ["FACEKIT_DATA"]) if os.environ.get("FACEKIT_DATA") else None)
-    if path is None:
-        raise UsageError("no images given: add --data FOLDER, or set FACEKIT_DATA to your folder of faces")
-    # fp32 unless asked otherwise: what reduced precision does to accuracy is for a measurement to say.
-    precision = "fp32" if config.precision == "auto" else config.precision
-    device = Device.pick(config.device, precision, threads=config.threads)
+    path = choose_data(config.data)
+    device = Device.pick(config.device, config.precision, threads=config.threads, measuring=True)
     model = load_model(config.model, device=device, channels=config.channels, scaling=config.scaling)
     source = open_source(path, images=config.images, exclude=config.exclude, min_images=config.min_images)
     flip = model.preprocess.flip if config.flip == "model" else config.flip
     table = embed(model, source, (0,) if flip == "none" else (0, 1), config.batch)
     write(config.out, table, source, replace(model.preprocess, flip=flip))
-    console.print(
-        f"wrote    {config.out}: {len(table):,} images x {table.shape[2]}, flip {flip}", highlight=False, soft_wrap=True
-    )
+    say("wrote", f"{config.out}: {len(table):,} images x {table.shape[2]}, flip {flip}")
 
 
 def embed(model: Model, source: Source, views: tuple[int, ...], batch: int) -> np.ndarray:
     """float32 [N,V,D] with a progress bar."""
-    with progress_bar() as bar:
-        shown = bar.add_task("embed", total=len(source), terms="", img_s=None)
-        return embed_source(model.embed, source, views=views, batch=batch, progress=lambda n: bar.advance(shown, n))
+    with image_progress("embed", len(source)) as advance:
+        return embed_source(model.embed, source, views=views, batch=batch, progress=advance)
 
 
 def write(out: Path, table: np.ndarray, source: Source, preprocess: Preprocess) -> None:

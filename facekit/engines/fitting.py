@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -16,7 +15,7 @@ from torch.optim import Optimizer
 from facekit.configs import DataOptions, FitOptions, RunOptions
 from facekit.core.checkpoints import state_hash
 from facekit.core.device import Device
-from facekit.core.errors import ArtefactMismatch, InputError, UsageError
+from facekit.core.errors import ArtefactMismatch, InputError
 from facekit.core.loop import Progress, Saving, Task, fit
 from facekit.core.preprocess import Preprocess
 from facekit.core.reporting import Journal, say
@@ -30,17 +29,6 @@ from facekit.models.loading import as_embedder, load_weights
 from facekit.training.optimisers import build_optimiser
 
 _DEV_FARS = (1e-3, 1e-2)
-
-
-def choose_data(given: Path | None, teacher_data: str | None = None) -> Path:
-    """The data folder: the flag, else what the teacher was trained on, else $FACEKIT_DATA."""
-    if given is not None:
-        return given
-    if teacher_data and Path(teacher_data).exists():
-        return Path(teacher_data)
-    if default := os.environ.get("FACEKIT_DATA"):
-        return Path(default)
-    raise UsageError("no images given: add --data FOLDER, or set FACEKIT_DATA to your folder of faces")
 
 
 def open_training_data(options: DataOptions, path: Path, need_labels: bool) -> Source:

@@ -17,9 +17,7 @@ from facekit.models.profile import Profile, open_or_build, profile
 
 def run(config: ProfileConfig) -> None:
     """Print the table, or with ``json`` the document."""
-    # fp32 unless asked otherwise: a latency in half precision is not the latency of the embeddings measured.
-    precision = "fp32" if config.precision == "auto" else config.precision
-    device = Device.pick(config.device, precision, threads=config.threads)
+    device = Device.pick(config.device, config.precision, threads=config.threads, measuring=True)
     model = open_or_build(config.model, config.embedding, device, config.channels, config.scaling)
     result = profile(model, config.repeats)
     if config.json:

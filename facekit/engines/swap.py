@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 
 import numpy as np
 from rich import box
@@ -13,7 +14,7 @@ from facekit.configs import SwapConfig
 from facekit.core.device import Device
 from facekit.core.errors import UsageError
 from facekit.core.files import plain, write_atomic
-from facekit.core.reporting import progress_bar, say
+from facekit.core.reporting import image_progress, say
 from facekit.data.embeddings import default_cache_dir
 from facekit.data.pairs import PairSet, open_benchmark
 from facekit.evaluation.evaluator import embed_pairs
@@ -39,9 +40,7 @@ def run(config: SwapConfig) -> None:
     if config.report is not None:
         with style():
             pass  # a missing report extra is said before the work, not after it
-    device = Device.pick(
-        config.device, "fp32" if config.precision == "auto" else config.precision, threads=config.threads
-    )
+    device = Device.pick(config.device, config.precision, threads=config.threads, measuring=True)
     old, new = (
         load_model(path, device=device, channels=config.channels, scaling=config.scaling)
         for path in (config.old, config.new)
@@ -63,8 +62,8 @@ def run(config: SwapConfig) -> None:
     )
     verdict = judge(certificate)
     costs = [
-        Cost(role, model, table.shape[1], model.macs(), model.latency_ms())
-        for role, model, table in zip(("old", "new"), (old, new), vectors, strict=True)
+        Cost(role, model, table.shape[1], model.macs(), latency)
+        for role, model, table, latency in zip(("old", "new"), (old, new), vectors, latencies([old, new]), strict=True)
     ]
     rows = [*swap_rows(certificate, pairs, flip, (model_label(old), model_label(new)))]
     content = document(rows, models=[old, new], benchmarks=[pairs], device=device.describe())
@@ -85,8 +84,7 @@ def run(config: SwapConfig) -> None:
 
 def embedded(model: Model, pairs: PairSet, flip: str, config: SwapConfig) -> np.ndarray:
     """Unit embeddings of the benchmark's images, from the cache where they are there."""
-    with progress_bar() as bar:
-        task = bar.add_task(f"embed {pairs.name} by {model.name}", total=len(pairs.source), terms="", img_s=None)
+    with image_progress(f"embed {pairs.name} by {model.name}", len(pairs.source)) as advance:
         return embed_pairs(
             model.embed,
             pairs,
@@ -94,8 +92,14 @@ def embedded(model: Model, pairs: PairSet, flip: str, config: SwapConfig) -> np.
             batch=config.batch,
             key=model.cache_key(),
             cache_dir=config.cache_dir or default_cache_dir(),
-            progress=lambda done: bar.update(task, completed=done),
+            progress=advance,
         )
+
+
+def latencies(models: list[Model], rounds: int = 5, repeats: int = 6) -> list[float]:
+    """Milliseconds for one image, the models taking turns so that a busy moment hits both."""
+    times = [[model.latency_ms(repeats) for model in models] for _ in range(rounds)]
+    return [statistics.median(column) for column in zip(*times, strict=True)]
 
 
 def cost_entry(cost: Cost) -> dict[str, object]:

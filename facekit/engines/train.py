@@ -7,9 +7,9 @@ from facekit.core.device import Device
 from facekit.core.preprocess import Preprocess
 from facekit.core.reporting import say
 from facekit.core.runs import open_run
+from facekit.data.sources import choose_data
 from facekit.engines.fitting import (
     check_same_data,
-    choose_data,
     now,
     open_batches,
     open_training_data,

@@ -76,8 +76,9 @@ def with_threshold(c: Certificate) -> str:
     own, change = c.arms[2].own.threshold, c.change_at_far
     assert own is not None and change is not None
     return (
-        f"Swap with threshold {own:.4f}: new probes against the old gallery then {lose(change)} at the same rate of "
-        f"false accepts ({one_in(c.far)}); at the threshold in use (cosine {c.threshold:.4f}) {trouble(c)}."
+        f"Swap with threshold {rounded_up(own)}: new probes against the old gallery then {lose(change)} "
+        f"at the same rate of false accepts ({one_in(c.far)}); "
+        f"at the threshold in use (cosine {c.threshold:.4f}) {trouble(c)}."
     )
 
 
@@ -109,6 +110,11 @@ def too_few_impostors(c: Certificate) -> str:
         f"Undecided: {c.note or 'too few false accepts are expected'}; to judge at this rate of false accepts "
         f"the benchmark {need} impostor pairs, it has {have:,}."
     )
+
+
+def rounded_up(threshold: float) -> str:
+    """Four digits, upwards: typed in as it is printed, it lets no more impostors pass than were counted."""
+    return f"{math.ceil(threshold * 1e4) / 1e4:.4f}"
 
 
 def trouble(c: Certificate) -> str:

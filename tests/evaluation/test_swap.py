@@ -77,14 +77,25 @@ def test_a_model_swapped_for_itself_changes_nothing(make_all_pairs: MakePairs) -
     assert judge(dataclasses.replace(c, tolerance=0.02)).kind == "undecided"
 
 
-def test_a_bad_student_is_refused_and_a_shifted_one_gets_a_threshold(make_all_pairs: MakePairs) -> None:
-    pairs = make_all_pairs(people=60)
-    bad = judge(swap(pairs, 3.0))
+def test_a_bad_student_is_refused(make_all_pairs: MakePairs) -> None:
+    bad = judge(swap(make_all_pairs(people=60), 3.0))
     assert bad.kind == "no" and bad.sentence.startswith("Do not swap: ")
-    c = swap(pairs, 0.4, tolerance=0.12)
+
+
+def test_a_student_whose_scores_are_shifted_gets_a_threshold(make_all_pairs: MakePairs) -> None:
+    pairs = make_all_pairs(people=60)
+    x, _ = two_models(pairs, 0.0)
+    constant = np.ones((len(x), 1))
+    old, new = unit(np.hstack([x, 0.3 * constant])), unit(np.hstack([x, 0.6 * constant]))
+    c = certify(old, new, pairs, threshold=None, at_far=0.01, tolerance=0.1, draws=200, seed=0)
+    # The constant lifts every cross similarity alike: no order changes, but everybody passes the old threshold.
+    assert c.change_at_threshold.value > 0 and c.far_excess.low is not None and c.far_excess.low > 0
     verdict = judge(c)
     assert verdict.kind == "swap_at"
-    assert verdict.sentence.startswith(f"Swap with threshold {c.arms[2].own.threshold:.4f}: ")
+    printed = float(verdict.sentence.removeprefix("Swap with threshold ").partition(":")[0])
+    assert c.arms[2].own.threshold is not None and 0 <= printed - c.arms[2].own.threshold < 1e-4
+    assert c.arms[2].own.threshold is not None and c.arms[2].own.threshold > c.threshold
+    assert "lose no TAR" in verdict.sentence and "impostors would pass" in verdict.sentence
 
 
 def test_a_given_threshold_is_used_as_it_is(make_all_pairs: MakePairs) -> None:
@@ -171,9 +182,10 @@ def test_rules(
 
 def test_the_tolerance_decides(make_all_pairs: MakePairs) -> None:
     c = swap(make_all_pairs(people=60), 0.6)
-    loss = c.change_at_far
-    assert loss is not None and loss.low is not None and loss.high is not None and loss.high < 0
-    assert judge(dataclasses.replace(c, tolerance=-loss.high - 1e-6)).kind == "no"
+    loss, fixed = c.change_at_far, c.change_at_threshold
+    assert loss is not None and loss.low is not None and loss.high is not None and fixed.high is not None
+    assert max(loss.high, fixed.high) < 0
+    assert judge(dataclasses.replace(c, tolerance=-max(loss.high, fixed.high) - 1e-6)).kind == "no"
     assert judge(dataclasses.replace(c, tolerance=-loss.low)).kind in ("swap", "swap_at")
     middle = judge(dataclasses.replace(c, tolerance=-(loss.low + loss.high) / 2))
     assert middle.kind == "undecided" and "too small to tell" in middle.sentence
@@ -194,9 +206,11 @@ def test_rows_carry_every_number(make_all_pairs: MakePairs) -> None:
     rows = list(swap_rows(c, pairs, "none", ("a@1", "b@2")))
     by = {(r.variant, r.metric): r for r in rows}
     assert set(by) == {
-        *((f"flip-none-{arm}", m) for arm in ("old", "new", "cross") for m in ("tar@threshold", "far@threshold", "tar@far")),
-        *(("flip-none-cross-old", f"{p}tar_change@{at}") for p in ("", "smallest_effect.") for at in ("threshold", "far")),
-    }  # fmt: skip
+        *((f"flip-none-{arm}", f"{m}@threshold") for arm in ("old", "new", "cross") for m in ("tar", "far")),
+        *((f"flip-none-{arm}", "tar@far") for arm in ("old", "new", "cross")),
+        *(("flip-none-cross-old", f"tar_change@{at}") for at in ("threshold", "far")),
+        *(("flip-none-cross-old", f"smallest_effect.tar_change@{at}") for at in ("threshold", "far")),
+    }
     cross = by["flip-none-cross", "tar@threshold"]
     assert (cross.model, cross.threshold, cross.n_false) == ("b@2 against a@1", c.threshold, c.arms[2].n_false)
     assert cross.low is not None and cross.high is not None and cross.ci_method == "identity_bootstrap"

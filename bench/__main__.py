@@ -1,0 +1,69 @@
+"""``python -m bench [NAME ...]``: measure, print one table, write docs/results/bench.json. Nothing else should run."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from bench.timing import Row
+from facekit.core.device import Device
+from facekit.core.files import read_json, write_json
+from facekit.evaluation.results import command_line, describe_environment
+
+RESULT = Path(__file__).resolve().parent.parent / "docs" / "results" / "bench.json"
+
+
+def table_of_benches() -> dict[str, Callable[[], Row]]:
+    """All benches; imported late so that --help is quick."""
+    from bench import metrics, steps
+
+    return {
+        "mbf_step": steps.mbf_step,
+        "r18_step": steps.r18_step,
+        "distill_step": steps.distill_step,
+        "input_pipeline": steps.input_pipeline,
+        "metrics_speed": metrics.metrics_speed,
+        "bin_memory": metrics.bin_memory,
+        "swap_page": metrics.swap_page,
+    }
+
+
+def show(rows: dict[str, dict[str, object]]) -> None:
+    """One line per bench."""
+    table = Table(title="facekit benches")
+    for column in ("what", "measured", "95 % interval", "bar", "holds", "how"):
+        table.add_column(column)
+    for row in rows.values():
+        low, high = row["low"], row["high"]
+        interval = f"{low:.3g} .. {high:.3g}" if isinstance(low, float) and isinstance(high, float) else ""
+        value = f"{row['value']:.3g} {row['unit']}"
+        table.add_row(
+            str(row["name"]), value, interval, str(row["bar"]), "yes" if row["passed"] else "NO", str(row["note"])
+        )
+    Console(width=150).print(table)
+
+
+def main() -> int:
+    """Run the named benches (default all); keep earlier rows of the others."""
+    benches = table_of_benches()
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("names", nargs="*", choices=[*benches, []], help="which; default all")
+    names = parser.parse_args().names or list(benches)
+    rows = read_json(RESULT)["rows"] if RESULT.is_file() else {}
+    for name in names:
+        print(f"running {name} ...", file=sys.stderr, flush=True)
+        rows[name] = {**benches[name]().to_dict(), "date": time.strftime("%Y-%m-%d")}
+        environment = describe_environment(Device.pick("cpu", "auto", threads=1).describe())
+        write_json(RESULT, {"command": command_line(), "environment": environment, "rows": rows})
+    show({name: rows[name] for name in benches if name in rows})
+    return 0 if all(rows[name]["passed"] for name in names) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
