@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from facekit.core.checkpoints import CheckpointStore, state_hash
 from facekit.core.device import Device
 from facekit.core.errors import Interrupted, NonFinite, Unfinished
-from facekit.core.loop import Phase, Progress, Saving, Terms, fit
+from facekit.core.loop import Guard, Phase, Progress, Saving, Terms, fit, update
 from facekit.core.reporting import Journal
 from facekit.core.schedule import Schedule
 from facekit.core.types import Batch
@@ -192,3 +193,26 @@ def test_schedule_shapes() -> None:
     assert at("linear", [0, 25, 100]) == [1.0, 0.75, 0.0]
     assert at("step", [39, 40, 70, 85]) == [1.0, 0.1, 0.01, 0.001]
     assert at("linear", [0, 4, 9, 10, 55], warmup=0.1) == [0.1, 0.5, 1.0, 1.0, 0.5]
+
+
+def test_a_step_never_waits_for_the_device() -> None:
+    """Reading a value on the host is ``_local_scalar_dense``; a step between two logged rows must not do it."""
+    seen: list[str] = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            seen.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    task, guard, progress = Toy(), Guard(), Progress()
+    batches = ToyBatches().epoch(0)
+    scaler = CPU.scaler()
+    schedule = Schedule(epochs=1, steps_per_epoch=6, clip=1.0)
+    update(task, [next(batches)], schedule, CPU, scaler, guard, progress)
+    batch = next(batches)
+    with Watch():
+        update(task, [batch], schedule, CPU, scaler, guard, progress)
+    assert seen and not [name for name in seen if "_local_scalar_dense" in name or "is_nonzero" in name]
+    with Watch():
+        guard.check()
+    assert any("_local_scalar_dense" in name for name in seen)  # the watch sees what it looks for
