@@ -22,7 +22,8 @@ facekit align-eval --model "$teacher" --benchmark "$lfw/pairs.txt" --flip none -
 facekit align-eval --model "$teacher" --benchmark "$test_people" --flip none --out "$out/teacher-test"
 
 # 2. The student: trained on people in neither list, "best" chosen on the dev people.
-facekit distill --teacher "$teacher" --student "$student" --method fcd --epochs "$epochs" \
+#    Batch 32 and no clipping were chosen on the dev people (docs/distill.md).
+facekit distill --teacher "$teacher" --student "$student" --method fcd --epochs "$epochs" --batch 32 --clip 0 \
     --data "$lfw/images" --exclude "$lfw/pairsDev.txt,$lfw/pairsDevTest.txt" \
     --dev "allpairs:$lfw/pairsDev.txt" --out "$run" --resume
 

@@ -303,7 +303,7 @@ class DistillConfig(DataOptions, RunOptions, FitOptions, ImportOptions, DeviceOp
     student: Backbone = option("mbf_half", "backbone of the student")
     method: Method = option("fcd", "fcd: match normalised embeddings; kd: soften and match class scores (labels)")
     embedding: int | None = option(None, "embedding width of the student; default the teacher's", low=2, high=4096)
-    weight: float | None = option(None, "weight of the distillation term; default 1 (fcd), 0.9 (kd)", low=0)
+    weight: float | None = option(None, "weight of the distillation term; default 32 (fcd), 0.9 (kd)", low=0)
     cls_weight: float | None = option(
         None, "weight of a margin-head classification term (labels); default 0 (fcd), 0.1 (kd)", low=0
     )
