@@ -14,15 +14,16 @@ from facekit.core.errors import FacekitError, UsageError
 from facekit.core.files import read_json
 from facekit.core.preprocess import Preprocess
 from facekit.core.reporting import image_progress, say
-from facekit.core.runs import open_run
 from facekit.data.embeddings import default_cache_dir, embed_source
 from facekit.data.sources import Source, choose_data
 from facekit.engines.fitting import (
-    check_same_data,
+    check_same,
     now,
     open_batches,
     open_training_data,
+    open_training_run,
     optimiser_of,
+    pick_device,
     seed_everything,
     start_from,
     train_to_end,
@@ -53,23 +54,16 @@ def run(config: DistillConfig) -> None:
     weights = choose_weights(config)
     needs_logits = "logits" in LOSSES[config.method].needs
     path = choose_data(config.data, teacher_data(config.teacher))
-    record = {**config.to_dict(), "data": path.as_posix()}
-    run = open_run("distill", record, out=config.out, resume=config.resume, init=config.init, dry_run=config.dry_run)
+    run = open_training_run("distill", config, path)
     if run.done:
-        say("done", f"{run.folder} is finished already")
         return
-    device = Device.pick(
-        config.device,
-        config.precision,
-        threads=config.threads,
-        deterministic=config.deterministic,
-        compile=config.compile,
-    )
+    device = pick_device(config)
     exact = replace(device, precision="fp32", compile=False)  # the teacher's outputs are the target: never rounded
     teacher = load_model(config.teacher, device=exact, channels=config.channels, scaling=config.scaling)
     say("teacher", f"{teacher.name}: {teacher.parameters:,} parameters, licence: {teacher.licence}")
     source = open_training_data(config, path, need_labels=needs_logits or weights.classification > 0)
-    check_same_data(run, source)
+    check_same(run, "data", "fingerprint", source.fingerprint)
+    check_same(run, "teacher", "sha256", teacher.sha256)
     table = teacher_table(config, teacher, source) if config.teacher_cache or needs_logits else None
     seed_everything(config.seed)
     embedding = config.embedding or teacher.preprocess.embedding
@@ -89,7 +83,7 @@ def run(config: DistillConfig) -> None:
         "weights": {config.method: weights.method, "cls": weights.classification},
     }
     batches = open_batches(config, source, config.seed, device)
-    train_to_end(config, config, run, task, source, batches, preprocess, device, meta, started)
+    train_to_end(config, run, task, source, batches, preprocess, device, meta, started)
     if teacher.state_hash() != frozen:
         raise FacekitError("the teacher changed during training: this is a bug in facekit, please report it")
 

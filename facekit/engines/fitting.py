@@ -12,14 +12,14 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from facekit.configs import DataOptions, FitOptions, RunOptions
+from facekit.configs import DataOptions, DistillConfig, FitOptions, TrainConfig
 from facekit.core.checkpoints import state_hash
 from facekit.core.device import Device
 from facekit.core.errors import ArtefactMismatch, InputError
 from facekit.core.loop import Progress, Saving, Task, fit
 from facekit.core.preprocess import Preprocess
 from facekit.core.reporting import Journal, say
-from facekit.core.runs import Run
+from facekit.core.runs import Run, open_run
 from facekit.core.schedule import Schedule
 from facekit.data.batches import Batches
 from facekit.data.pairs import PairSet, open_benchmark
@@ -28,6 +28,7 @@ from facekit.evaluation.evaluator import tar_by_far
 from facekit.models.loading import as_embedder, load_weights
 from facekit.training.optimisers import build_optimiser
 
+TrainingConfig = TrainConfig | DistillConfig
 _DEV_FARS = (1e-3, 1e-2)
 
 
@@ -70,19 +71,38 @@ def start_from(model: nn.Module, init: Path | None) -> None:
         load_weights(model, init)
 
 
-def check_same_data(run: Run, source: Source) -> None:
-    """A resumed run must see the images it started with."""
-    earlier = run.record.get("data", {}).get("fingerprint")
-    if run.resuming and earlier and earlier != source.fingerprint:
+def open_training_run(verb: str, config: TrainingConfig, data: Path) -> Run:
+    """The run folder of a training verb; says so where it is finished already."""
+    record = {**config.to_dict(), "data": data.as_posix()}
+    run = open_run(verb, record, out=config.out, resume=config.resume, init=config.init, dry_run=config.dry_run)
+    if run.done:
+        say("done", f"{run.folder} is finished already")
+    return run
+
+
+def pick_device(config: TrainingConfig) -> Device:
+    """The device a training verb was told to use."""
+    return Device.pick(
+        config.device,
+        config.precision,
+        threads=config.threads,
+        deterministic=config.deterministic,
+        compile=config.compile,
+    )
+
+
+def check_same(run: Run, what: str, key: str, now: str) -> None:
+    """A resumed run must see the data and the teacher it started with: their hashes are in its run.json."""
+    earlier = run.record.get(what, {}).get(key)
+    if run.resuming and earlier and earlier != now:
         raise ArtefactMismatch(
-            f"{run.folder} was started on data with fingerprint {earlier[:12]}, this data has "
-            f"{source.fingerprint[:12]}: restore the images, or start a new run with another --out"
+            f"{run.folder} was started with another {what} ({key} {earlier[:12]} then, {now[:12]} now): "
+            "restore it, or start a new run with another --out"
         )
 
 
 def train_to_end(
-    options: FitOptions,
-    run_options: RunOptions,
+    options: TrainingConfig,
     run: Run,
     task: Task,
     source: Source,
@@ -108,9 +128,9 @@ def train_to_end(
         steps=options.save_steps,
         keep=options.keep,
         route_epochs=route_epochs,
-        deadline=started + run_options.budget_s if run_options.budget_s else None,
+        deadline=started + options.budget_s if options.budget_s else None,
     )
-    dry = run_options.dry_run
+    dry = options.dry_run
     data = {"fingerprint": source.fingerprint, "images": len(source), "identities": len(source.identities)}
     environment = device.describe()
     if run.resuming and run.record.get("environment", {}).get("threads") not in (None, environment["threads"]):

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from facekit.configs import TrainConfig
-from facekit.core.device import Device
 from facekit.core.preprocess import Preprocess
-from facekit.core.reporting import say
-from facekit.core.runs import open_run
 from facekit.data.sources import choose_data
 from facekit.engines.fitting import (
-    check_same_data,
+    check_same,
     now,
     open_batches,
     open_training_data,
+    open_training_run,
     optimiser_of,
+    pick_device,
     seed_everything,
     start_from,
     train_to_end,
@@ -26,21 +25,13 @@ def run(config: TrainConfig) -> None:
     """Build data, network and head; train; leave a run folder."""
     started = now()
     path = choose_data(config.data)
-    record = {**config.to_dict(), "data": path.as_posix()}
-    run = open_run("train", record, out=config.out, resume=config.resume, init=config.init, dry_run=config.dry_run)
+    run = open_training_run("train", config, path)
     if run.done:
-        say("done", f"{run.folder} is finished already")
         return
-    device = Device.pick(
-        config.device,
-        config.precision,
-        threads=config.threads,
-        deterministic=config.deterministic,
-        compile=config.compile,
-    )
+    device = pick_device(config)
     seed_everything(config.seed)
     source = open_training_data(config, path, need_labels=True)
-    check_same_data(run, source)
+    check_same(run, "data", "fingerprint", source.fingerprint)
     batches = open_batches(config, source, config.seed, device)
     model = build_backbone(config.model, config.embedding, config.dropout)
     start_from(model, config.init)
@@ -53,6 +44,4 @@ def run(config: TrainConfig) -> None:
         "licence": "yours, as far as the training images allow",
         "head": {"name": config.head, "identities": len(source.identities)},
     }
-    train_to_end(
-        config, config, run, task, source, batches, preprocess, device, meta, started, route_epochs=config.save_route
-    )
+    train_to_end(config, run, task, source, batches, preprocess, device, meta, started, route_epochs=config.save_route)
