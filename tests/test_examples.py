@@ -85,7 +85,7 @@ def test_the_demo_runs_end_to_end_and_learns(tmp_path: Path) -> None:
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "DEMO_IDENTITIES": "60",
         "DEMO_TEACHER_EPOCHS": "10",
-        "DEMO_STUDENT_EPOCHS": "12",
+        "DEMO_STUDENT_EPOCHS": "20",
     }
     done = subprocess.run(
         ["bash", str(ROOT / "examples" / "demo.sh"), str(tmp_path / "demo")],
