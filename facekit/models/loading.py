@@ -88,8 +88,8 @@ class Model:
         return 1e3 * statistics.median(times[3:])
 
     def state_hash(self) -> str:
-        """Hash of the weights as they are now: equal to ``sha256`` for as long as nobody changed them."""
-        return self.sha256 if self.module is None else state_hash(self.module.state_dict())
+        """Hash of what computes the embeddings, as it is now: a frozen teacher's is the same before and after."""
+        return state_hash(self.network.net.state_dict()) if isinstance(self.network, TorchNetwork) else self.sha256
 
     def cache_key(self) -> str:
         """Names this model's embeddings on disk: weights, preprocessing, precision."""
