@@ -301,7 +301,11 @@ class DistillConfig(DataOptions, RunOptions, FitOptions, ImportOptions, DeviceOp
 
     teacher: Path = option(dataclasses.MISSING, "run folder, .pt/.pth/.safetensors, or .onnx")
     student: Backbone = option("mbf_half", "backbone of the student")
-    method: Method = option("fcd", "fcd: match normalised embeddings; kd: soften and match class scores (labels)")
+    method: Method = option(
+        "fcd",
+        "fcd (stable, after the abstract of arXiv 2204.05502): match normalised embeddings, labels not needed; "
+        "kd (lab, after arXiv 1503.02531): match softened class scores, needs labels",
+    )
     embedding: int | None = option(None, "embedding width of the student; default the teacher's", low=2, high=4096)
     weight: float | None = option(None, "weight of the distillation term; default 32 (fcd), 0.9 (kd)", low=0)
     cls_weight: float | None = option(
