@@ -24,4 +24,4 @@ facekit distill --teacher "$out/teacher" --student mbf_nano --epochs "$student_e
 
 python "$(dirname "$0")/demo_report.py" "$out"
 facekit align-eval swap --old "$out/teacher" --new "$out/fcd" --benchmark "allpairs:$faces/pairs_test.txt" \
-    --at-far 0.01 --tolerance 0.05 --cache-dir "$out/cache" --report "$out/swap.html"
+    --far 0.01 --tolerance 0.05 --cache-dir "$out/cache" --report "$out/swap.html"

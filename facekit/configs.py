@@ -270,7 +270,6 @@ class EvalOptions(Config):
     )
     images: Path | None = option(None, "image root of the lists; default a sibling images/")
     flip: Flip = option("model", "flip fusion: model follows the model's own table")
-    far: tuple[float, ...] = option((1e-2, 1e-3, 1e-4), "operating points for TAR", above=0, high=1)
     draws: int = option(1000, "bootstrap draws", low=100)
     seed: int = option(0, "seed of the bootstrap", low=0)
     batch: int = option(64, "images embedded at once", low=1)
@@ -325,6 +324,7 @@ class AlignEvalConfig(EvalOptions, ImportOptions, DeviceOptions):
     """Measure a model on face-verification benchmarks, with an interval behind every number."""
 
     model: Path = option(dataclasses.MISSING, "run folder, weights file or .onnx")
+    far: tuple[float, ...] = option((1e-2, 1e-3, 1e-4), "operating points for TAR", above=0, high=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -333,8 +333,10 @@ class SwapConfig(EvalOptions, ImportOptions, DeviceOptions):
 
     old: Path = option(dataclasses.MISSING, "the model whose gallery and threshold are in use")
     new: Path = option(dataclasses.MISSING, "the model that shall embed the probes from now on")
-    threshold: float | None = option(None, "cosine threshold in use; else the old model's at --at-far", low=-1, high=1)
-    at_far: float = option(1e-3, "false-accept rate that sets the old model's threshold", above=0, high=0.5)
+    threshold: float | None = option(None, "cosine threshold in use; not with --far", low=-1, high=1)
+    far: float | None = option(
+        None, "false-accept rate whose threshold of the old model is in use; default 0.001", above=0, high=0.5
+    )
     tolerance: float = option(0.02, "loss of TAR that is acceptable for a swap", low=0, high=1)
     report: Path | None = option(None, "write one self-contained HTML page here")
 
@@ -350,7 +352,7 @@ class EmbedConfig(ImportOptions, DataOptions, DeviceOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExportConfig(ImportOptions, DeviceOptions):
+class ExportConfig(ImportOptions):
     """Write an ONNX file and prove that it computes the same embeddings."""
 
     model: Path = option(dataclasses.MISSING, "run folder or weights file")
@@ -360,6 +362,7 @@ class ExportConfig(ImportOptions, DeviceOptions):
     min_cosine: float = option(0.9999, "least cosine between the two embeddings of an image", high=1)
     max_difference: float = option(1e-3, "largest difference allowed, relative to the largest embedding value", above=0)
     opset: int = option(18, "ONNX opset", low=18)
+    threads: int | None = option(None, "CPU threads of the parity gate; default all cores", low=1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,11 +32,15 @@ from facekit.evaluation.swap import Certificate, certify, shared_flip, swap_rows
 from facekit.evaluation.verdict import Verdict, judge, one_in, points, summary
 from facekit.models.loading import Model, load_model
 
+DEFAULT_FAR = 1e-3
+
 
 def run(config: SwapConfig) -> None:
     """Load both, embed, measure the three set-ups, judge; table, document and page."""
     if len(config.benchmark) != 1:
         raise UsageError(f"--benchmark: a swap is judged on one benchmark, {len(config.benchmark)} were given")
+    if config.threshold is not None and config.far is not None:
+        raise UsageError("--threshold names the threshold in use and --far derives it: give one of them")
     if config.report is not None:
         with style():
             pass  # a missing report extra is said before the work, not after it
@@ -55,7 +59,7 @@ def run(config: SwapConfig) -> None:
         vectors[1],
         pairs,
         threshold=config.threshold,
-        at_far=config.at_far,
+        at_far=DEFAULT_FAR if config.far is None else config.far,
         tolerance=config.tolerance,
         draws=config.draws,
         seed=config.seed,

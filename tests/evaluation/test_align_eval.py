@@ -89,7 +89,7 @@ def test_missing_benchmark_is_one_sentence(run: Cli) -> None:
 
 def test_swap_writes_page_document_and_verdict(run: Cli, models: dict[str, Any]) -> None:
     pytest.importorskip("matplotlib")
-    words = ("swap", "--old", "teacher", "--new", "student", "--benchmark", "allpairs:pairs.txt", "--at-far", "0.01")
+    words = ("swap", "--old", "teacher", "--new", "student", "--benchmark", "allpairs:pairs.txt", "--far", "0.01")
     code, out, _ = run(*words, "--report", "swap.html", "--out", "res", "--json", "--cache-dir", "cache")
     assert code == 0
     content = json.loads(out)
@@ -107,13 +107,15 @@ def test_swap_writes_page_document_and_verdict(run: Cli, models: dict[str, Any])
 
 
 def test_swap_refuses_what_cannot_be_compared(run: Cli, models: dict[str, Any]) -> None:
-    common = ("--benchmark", "allpairs:pairs.txt", "--at-far", "0.01")
+    common = ("--benchmark", "allpairs:pairs.txt", "--far", "0.01")
     code, _, err = run("swap", "--old", "teacher", "--new", "narrow", *common)
     assert code == 1 and "--embedding 192" in err
     code, _, err = run("swap", "--old", "teacher", "--new", "student", "--benchmark", "pairs.txt,allpairs:pairs.txt")
     assert code == 2 and "one benchmark, 2 were given" in err
-    code, _, err = run("swap", "--old", "teacher", "--new", "student", "--benchmark", "pairs.txt", "--at-far", "1e-5")
+    code, _, err = run("swap", "--old", "teacher", "--new", "student", "--benchmark", "pairs.txt", "--far", "1e-5")
     assert code == 1 and "needs at least 100,000 impostor pairs" in err
+    code, _, err = run("swap", "--old", "teacher", "--new", "student", *common, "--threshold", "0.3")
+    assert code == 2 and "give one of them" in err
 
 
 def test_a_page_without_matplotlib_is_refused_before_the_work(
