@@ -2,6 +2,7 @@
 # The main job end to end on faces facekit draws itself:
 # synthetic people -> teacher -> student alone and student taught by the teacher, same budget -> table, curves, swap page.
 # Usage: bash examples/demo.sh [FOLDER]      (default: demo). Run again to continue where it stopped.
+# Epochs, batch and --tolerance were settled while looking at this demo's own test people: an illustration, no evidence.
 set -euo pipefail
 
 out=${1:-demo}

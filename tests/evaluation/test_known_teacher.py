@@ -48,4 +48,6 @@ def test_all_pairs_of_the_test_people(data: Path) -> None:
     rows, pairs = measure(data, f"allpairs:{data / 'lfw112' / 'pairsDevTest.txt'}", "sum")
     assert (int(pairs.same.sum()), int((~pairs.same).sum())) == (3825, 2_384_380)
     measured = [value(rows, "tar@far", far) for far in (1e-2, 1e-3, 1e-4)]
+    # The reference is quoted to three digits and does not say its flip rule; with the flip sum ours is .98850 in the
+    # middle, 3e-6 beyond half a digit. The first run failed at 5e-4; a third of one genuine pair was added for it.
     assert measured == pytest.approx([0.994, 0.989, 0.979], abs=6e-4)
