@@ -30,6 +30,22 @@ def explain_write(path: Path) -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock file ``path``, waiting for another process that does. The kernel frees the locks of the dead."""
+    with explain_write(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stream = open(path, "ab")  # noqa: SIM115  # closed below: only opening it is a write to explain
+    with stream:
+        try:
+            import fcntl
+
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        except (ImportError, OSError):
+            pass  # no locks here (Windows, some network disks): at worst the work is done twice
+        yield
+
+
 def sync_folder(folder: Path) -> None:
     """Make renames in a folder durable (a no-op where folders cannot be opened, as on Windows)."""
     try:

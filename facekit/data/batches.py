@@ -1,6 +1,7 @@
 """Training batches: their order and flips are functions of (seed, epoch, index) alone.
 
-So a run resumes from the two numbers (epoch, step), with batches identical to those it would have seen.
+So a run resumes from the two numbers (epoch, step), with batches identical to those it would have seen. Several
+processes cut every batch into equal slices, in rank order: what a batch holds does not depend on their number.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from facekit.core.errors import InputError
+from facekit.core.errors import InputError, UsageError
 from facekit.core.types import Batch
 from facekit.data.memory import free_ram
 from facekit.data.prefetch import prefetched, reader_threads
@@ -61,7 +62,8 @@ class Batches:
     """Batches of a source. ``cache``: where the decoded pixels are.
 
     ``ram`` and ``device`` decode everything once and gather with one indexing call a step; ``none`` decodes every
-    batch in a few threads ahead of the step; ``auto`` is ram if the pixels fit into a third of the free RAM.
+    batch in a few threads ahead of the step; ``auto`` is ram if the pixels of all processes fit into a third of the
+    free RAM. ``batch`` is the whole batch; process ``rank`` of ``world`` gets rows [rank B/world, (rank+1) B/world).
     """
 
     def __init__(
@@ -74,13 +76,17 @@ class Batches:
         put: Callable[[Tensor], Tensor],
         cache: str = "auto",
         drop_last: bool = True,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
+        if batch % world or (world > 1 and not drop_last):
+            raise UsageError(f"--batch {batch} cannot be cut into equal slices for {world} processes")
+        self.share, self.rank = batch // world, rank
         self.source, self.batch, self.seed, self.flip, self.put = source, batch, seed, flip, put
-        self.drop_last = drop_last
         self.steps_per_epoch = len(source) // batch if drop_last else -(-len(source) // batch)
         if self.steps_per_epoch == 0:
             raise InputError(f"{len(source)} images are fewer than one batch of {batch}; lower --batch or add images")
-        self.cache = choose_cache(source) if cache == "auto" else cache
+        self.cache = choose_cache(source, world) if cache == "auto" else cache
         self.pixels = None if self.cache == "none" else decode_all(source)
         if self.pixels is not None and self.cache == "device":
             self.pixels = put(self.pixels)
@@ -88,7 +94,8 @@ class Batches:
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of one epoch, from step ``start`` on. Images are uint8 [B,3,H,W] in channels_last memory."""
         plan = self.plan(epoch)
-        slices = [slice(s * self.batch, (s + 1) * self.batch) for s in range(start, self.steps_per_epoch)]
+        begins = [s * self.batch + self.rank * self.share for s in range(start, self.steps_per_epoch)]
+        slices = [slice(begin, begin + self.share) for begin in begins]
         for part, images in zip(slices, self.images(plan, slices), strict=True):
             rows = plan.rows[part]
             yield Batch(images, plan.labels[part], rows, plan.view[part], plan.position[: len(rows)])
@@ -98,9 +105,9 @@ class Batches:
         n = len(self.source)
         order = epoch_order(self.seed, epoch, n)
         view = epoch_views(self.seed, epoch, n)[order] if self.flip else np.zeros(n, np.int64)
+        own = np.arange(self.rank * self.share, (self.rank + 1) * self.share)
         rows, labels, views, position = (
-            self.put(torch.from_numpy(np.ascontiguousarray(a)))
-            for a in (order, self.source.labels[order], view, np.arange(self.batch))
+            self.put(torch.from_numpy(np.ascontiguousarray(a))) for a in (order, self.source.labels[order], view, own)
         )
         return Plan(order, rows, labels, views, position)
 
@@ -129,9 +136,9 @@ def pixel_bytes(source: Source) -> int:
     return len(source) * source.size[0] * source.size[1] * 3
 
 
-def choose_cache(source: Source) -> str:
-    """``ram`` if it fits into a third of what is free, else ``none``."""
-    return "ram" if pixel_bytes(source) <= free_ram() // 3 else "none"
+def choose_cache(source: Source, world: int) -> str:
+    """``ram`` if a copy for each of ``world`` processes fits into a third of what is free, else ``none``."""
+    return "ram" if pixel_bytes(source) * world <= free_ram() // 3 else "none"
 
 
 def decode_all(source: Source) -> Tensor:

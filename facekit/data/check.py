@@ -13,11 +13,10 @@ import numpy as np
 
 from facekit.data.decode import BrokenImage, decode
 from facekit.data.fingerprint import read_image_file
-from facekit.data.listing import Listing, person_of, with_min_images, without_people
-from facekit.data.packed import PackedSource
-from facekit.data.pairlist import people_of_list
+from facekit.data.listing import Listing, chosen, keep_rows, person_of
 from facekit.data.prefetch import prefetched, reader_threads
-from facekit.data.sources import list_source
+from facekit.data.protocol import Store
+from facekit.data.sources import list_source, people_of
 
 BLOCK = 128
 
@@ -30,6 +29,23 @@ class Seen(NamedTuple):
     pixels: bytes
     """SHA-256 of its size and pixels"""
     size: tuple[int, int]
+
+
+Look = Callable[[int], Seen]
+
+
+@dataclass(frozen=True)
+class Looks:
+    """What was seen of N images, as arrays: millions of them have to fit."""
+
+    file: np.ndarray
+    """uint8 [N,32], SHA-256 of the bytes"""
+    pixels: np.ndarray
+    """uint8 [N,32], SHA-256 of size and pixels"""
+    size: np.ndarray
+    """int32 [N,2], height and width; (0, 0) where the image is broken"""
+    reasons: dict[int, str]
+    """Why the broken ones are."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +72,8 @@ class Findings:
     mis_sized: dict[str, tuple[int, int]]
     duplicates: tuple[Duplicates, ...]
     overlap: tuple[str, ...]
+    notes: tuple[str, ...]
+    """What opening the data had to say."""
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form."""
@@ -68,6 +86,7 @@ class Findings:
             "mis_sized": self.mis_sized,
             "duplicates": [d.__dict__ for d in self.duplicates],
             "overlap": list(self.overlap),
+            "notes": list(self.notes),
         }
 
     def verdict(self) -> str | None:
@@ -93,41 +112,42 @@ def check_data(
     test_lists: Sequence[Path] = (),
     progress: Callable[[int], None] | None = None,
 ) -> Findings:
-    """Read every image of a folder, list or pack. Nothing found in an image raises; see Findings.
+    """Read every image of whatever --data may be. Nothing found in an image raises; see Findings.
 
     ``size`` is the expected side; an image with a side below half of it is tiny, another one that differs mis-sized.
     """
     source, listing = list_source(path, images)
-    load = file_loader(listing) if source is None else pack_loader(source)
-    people = {person for p in exclude for person in people_of_list(p)}
-    listing = with_min_images(without_people(listing, people) if people else listing, min_images)
-    seen, broken = look_at_all(listing.names, load, progress or (lambda more: None))
-    wrong = {name: s.size for name, s in seen.items() if s.size != (size, size)}
-    tiny = {name: shape for name, shape in wrong.items() if min(shape) * 2 < size}
-    tested = {person for p in test_lists for person in people_of_list(p)}
+    keep = chosen(listing, people_of(exclude), min_images)
+    load = file_look(listing) if source is None else store_look(source)
+    rows = np.flatnonzero(keep)
+    listing = keep_rows(listing, keep)
+    looks = look_at_all(rows, load, progress or (lambda more: None))
+    fine = (looks.size > 0).all(axis=1)
+    wrong = fine & (looks.size != size).any(axis=1)
+    tiny = wrong & (looks.size.min(axis=1) * 2 < size)
     return Findings(
         images=len(listing.names),
         identities=len(listing.identities),
         images_per_identity=spread(listing.labels),
-        broken=broken,
-        tiny=tiny,
-        mis_sized={name: shape for name, shape in wrong.items() if name not in tiny},
-        duplicates=find_duplicates(listing, seen),
-        overlap=tuple(sorted(tested & people_in(listing))),
+        broken={**dict(source.broken if source else ()), **{listing.names[i]: why for i, why in looks.reasons.items()}},
+        tiny=named_sizes(listing, looks, tiny),
+        mis_sized=named_sizes(listing, looks, wrong & ~tiny),
+        duplicates=find_duplicates(listing, looks, np.flatnonzero(fine)),
+        overlap=tuple(sorted(people_of(test_lists) & people_in(listing))),
+        notes=source.notes if source else (),
     )
 
 
-def file_loader(listing: Listing) -> Callable[[str], Seen]:
+def file_look(listing: Listing) -> Look:
     """How an image file is looked at."""
-    return lambda name: look(read_image_file(listing.root / name))
+    return lambda i: look(read_image_file(listing.root / listing.names[i]))
 
 
-def pack_loader(source: PackedSource) -> Callable[[str], Seen]:
-    """How a packed image is looked at."""
-    at = {name: i for i, name in enumerate(source.names)}
-    if source.header.kind == "jpeg":
-        return lambda name: look(source.encoded(at[name]))
-    return lambda name: of_pixels(source.encoded(at[name]), source.size)
+def store_look(source: Store) -> Look:
+    """How an image that the source holds itself is looked at."""
+    if source.kind == "jpeg":
+        return lambda i: look(source.encoded(i))
+    return lambda i: of_pixels(source.encoded(i), source.size)
 
 
 def look(data: bytes) -> Seen:
@@ -147,32 +167,39 @@ def pixel_hash(data: bytes, size: tuple[int, int]) -> bytes:
     return hashlib.sha256(f"{size}".encode() + data).digest()
 
 
-def look_at_all(
-    names: Sequence[str], load: Callable[[str], Seen], report: Callable[[int], None]
-) -> tuple[dict[str, Seen], dict[str, str]]:
-    """(what was readable, why the rest was not), in the order of the names."""
-    seen: dict[str, Seen] = {}
-    broken: dict[str, str] = {}
-    blocks = [names[i : i + BLOCK] for i in range(0, len(names), BLOCK)]
-    for found in prefetched((partial(look_at, load, block) for block in blocks), threads=reader_threads(), ahead=8):
-        for name, result in found:
+def look_at_all(rows: np.ndarray, load: Look, report: Callable[[int], None]) -> Looks:
+    """Look at the images at ``rows``, a block at a time in a few threads."""
+    n = len(rows)
+    looks = Looks(np.zeros((n, 32), np.uint8), np.zeros((n, 32), np.uint8), np.zeros((n, 2), np.int32), {})
+    jobs = (partial(look_at, load, rows[i : i + BLOCK].tolist()) for i in range(0, n, BLOCK))
+    at = 0
+    for found in prefetched(jobs, threads=reader_threads(), ahead=8):
+        for i, result in enumerate(found, at):
             if isinstance(result, str):
-                broken[name] = result
+                looks.reasons[i] = result
             else:
-                seen[name] = result
+                looks.file[i] = np.frombuffer(result.file, np.uint8)
+                looks.pixels[i] = np.frombuffer(result.pixels, np.uint8)
+                looks.size[i] = result.size
+        at += len(found)
         report(len(found))
-    return seen, broken
+    return looks
 
 
-def look_at(load: Callable[[str], Seen], names: Sequence[str]) -> list[tuple[str, Seen | str]]:
+def look_at(load: Look, rows: list[int]) -> list[Seen | str]:
     """One block of images, each looked at or explained."""
-    found: list[tuple[str, Seen | str]] = []
-    for name in names:
+    found: list[Seen | str] = []
+    for i in rows:
         try:
-            found.append((name, load(name)))
+            found.append(load(i))
         except BrokenImage as error:
-            found.append((name, str(error)))
+            found.append(str(error))
     return found
+
+
+def named_sizes(listing: Listing, looks: Looks, where: np.ndarray) -> dict[str, tuple[int, int]]:
+    """name -> (height, width) of the images where ``where`` (bool [N]) holds."""
+    return {listing.names[i]: (int(looks.size[i, 0]), int(looks.size[i, 1])) for i in np.flatnonzero(where).tolist()}
 
 
 def spread(labels: np.ndarray) -> tuple[int, int, int]:
@@ -181,20 +208,21 @@ def spread(labels: np.ndarray) -> tuple[int, int, int]:
     return (int(counts.min()), int(np.median(counts)), int(counts.max())) if len(counts) else (0, 0, 0)
 
 
-def find_duplicates(listing: Listing, seen: dict[str, Seen]) -> tuple[Duplicates, ...]:
-    """Groups of two or more images with the same pixels, those under two identities first."""
-    label = dict(zip(listing.names, listing.labels.tolist(), strict=True))
-    groups: dict[bytes, list[str]] = {}
-    for name, s in seen.items():
-        groups.setdefault(s.pixels, []).append(name)
+def find_duplicates(listing: Listing, looks: Looks, rows: np.ndarray) -> tuple[Duplicates, ...]:
+    """Groups of two or more of the images at ``rows`` with the same pixels, those under two identities first."""
+    pixels = looks.pixels[rows].view("V32").ravel()
+    _, group, count = np.unique(pixels, return_inverse=True, return_counts=True)
+    twins = np.flatnonzero(count[group] > 1)
+    groups: dict[int, list[int]] = {}
+    for i, k in zip(rows[twins].tolist(), group[twins].tolist(), strict=True):
+        groups.setdefault(k, []).append(i)
     found = [
         Duplicates(
-            names=tuple(names),
-            byte_identical=len({seen[name].file for name in names}) == 1,
-            across_identities=len({label[name] for name in names}) > 1,
+            names=tuple(listing.names[i] for i in members),
+            byte_identical=len(np.unique(looks.file[members], axis=0)) == 1,
+            across_identities=len(np.unique(listing.labels[members])) > 1,
         )
-        for names in groups.values()
-        if len(names) > 1
+        for members in groups.values()
     ]
     return tuple(sorted(found, key=lambda d: not d.across_identities))
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from facekit.core.errors import FacekitError, InputError, NonFinite
-from facekit.core.files import explain_write, read_json, sync_folder, write_json
+from facekit.core.files import explain_write, locked, read_json, sync_folder, write_json
 from facekit.data.cache_dir import default_cache_dir
 from facekit.data.prefetch import prefetched
 from facekit.data.protocol import Source
@@ -63,7 +63,7 @@ def embed_source(
         return gather(blocks(embed, source, views, batch, 0, report), len(source))
     about = {"key": key, "fingerprint": source.fingerprint, "views": list(views), "images": len(source)}
     entry = Entry(cache_dir, about)
-    with entry.locked():
+    with locked(entry.lock):  # another process may compute the same: then its result is found
         found = entry.finished()
         if found is None:
             fill(entry, partial(blocks, embed, source, views, batch), report)
@@ -128,7 +128,7 @@ def fill(entry: Entry, produce: Produce, report: Report) -> None:
 
 
 class Entry:
-    """One cache entry on disk. Only the process that holds ``locked`` touches its files."""
+    """One cache entry on disk. Only the process that holds its lock touches its files."""
 
     def __init__(self, folder: Path, about: dict[str, Any]) -> None:
         name = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
@@ -140,21 +140,6 @@ class Entry:
         self.shape: tuple[int, ...] = ()
         self.rows = self.crc = 0
         self.saved_at = time.monotonic()
-
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Wait for another process that computes the same entry, then find its result. The kernel frees dead locks."""
-        with explain_write(self.lock):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            stream = open(self.lock, "ab")  # noqa: SIM115  # closed below: only opening it is a write to explain
-        with stream:
-            try:
-                import fcntl
-
-                fcntl.flock(stream, fcntl.LOCK_EX)
-            except (ImportError, OSError):
-                pass  # no locks here (Windows, some network disks): at worst the work is done twice
-            yield
 
     def finished(self) -> np.ndarray | None:
         """The complete array, mapped privately (writing to it changes no file); None if there is none to trust."""

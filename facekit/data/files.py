@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
@@ -15,6 +16,10 @@ from facekit.data.listing import Listing
 
 class FileSource:
     """The images of a listing; their headers were read and agree on one size."""
+
+    kind = "jpeg"
+    notes: tuple[str, ...] = ()
+    broken: Sequence[tuple[str, str]] = ()
 
     def __init__(self, listing: Listing, facts: Facts) -> None:
         self.listing, self.facts = listing, facts

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from facekit.core.errors import InputError
+from facekit.data.lazy import items_at
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Listing:
     origin: Path
     """The folder or list file that was named by the user, for messages."""
     root: Path
-    names: list[str]
+    names: Sequence[str]
     labels: np.ndarray
     identities: tuple[str, ...]
 
@@ -34,22 +35,24 @@ def person_of(name: str) -> str:
     return path.parts[0] if len(path.parts) > 1 else re.sub(r"_\d+$", "", path.stem)
 
 
-def without_people(listing: Listing, people: Collection[str]) -> Listing:
-    """Leave out every image whose identity, or whose path's person, is in ``people``."""
-    named = set(people)
-    of_label = np.array([identity in named for identity in listing.identities] + [False])  # label -1 is the last
-    of_path = np.fromiter((person_of(name) in named for name in listing.names), bool, len(listing.names))
-    return keep_rows(listing, ~(of_label[listing.labels] | of_path))
+def chosen(listing: Listing, people: Collection[str], min_images: int) -> np.ndarray:
+    """Which images stay, bool [N], when ``people`` and then identities with fewer than ``min_images`` are left out.
 
-
-def with_min_images(listing: Listing, least: int) -> Listing:
-    """Leave out identities with fewer than ``least`` images."""
-    if least <= 1:
-        return listing
-    if not listing.identities:
-        raise InputError(f"--min-images {least} needs identities, and {listing.origin} has no labels")
-    counts = np.bincount(listing.labels[listing.labels >= 0], minlength=len(listing.identities))
-    return keep_rows(listing, (listing.labels >= 0) & (counts[listing.labels] >= least))
+    An image shows one of ``people`` if its identity, or the person its path names, is among them.
+    """
+    keep = np.ones(len(listing.names), bool)
+    if people:
+        named = set(people)
+        of_label = np.array([identity in named for identity in listing.identities] + [False])  # label -1 is the last
+        of_path = np.fromiter((person_of(name) in named for name in listing.names), bool, len(listing.names))
+        keep = ~(of_label[listing.labels] | of_path)
+    if min_images > 1:
+        if not listing.identities:
+            raise InputError(f"--min-images {min_images} needs identities, and {listing.origin} has no labels")
+        keep &= listing.labels >= 0
+        counts = np.bincount(listing.labels[keep], minlength=len(listing.identities))
+        keep &= counts[listing.labels] >= min_images
+    return keep
 
 
 def keep_rows(listing: Listing, keep: np.ndarray) -> Listing:
@@ -57,8 +60,7 @@ def keep_rows(listing: Listing, keep: np.ndarray) -> Listing:
     if keep.all():
         return listing
     labels, identities = dense_labels(listing.labels[keep], listing.identities)
-    names = [listing.names[i] for i in np.flatnonzero(keep)]
-    return Listing(listing.origin, listing.root, names, labels, identities)
+    return Listing(listing.origin, listing.root, items_at(listing.names, np.flatnonzero(keep)), labels, identities)
 
 
 def dense_labels(labels: np.ndarray, identities: tuple[str, ...]) -> tuple[np.ndarray, tuple[str, ...]]:

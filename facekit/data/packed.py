@@ -12,7 +12,9 @@ A pack may come from a stranger: every number is checked against the files befor
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +24,8 @@ import numpy as np
 
 from facekit.core.errors import CorruptFile, InputError, MissingFile
 from facekit.core.files import read_json
-from facekit.data.decode import MAX_PIXELS, BrokenImage, decode_into
+from facekit.data.decode import MAX_PIXELS, BrokenImage, decode_into, image_size
+from facekit.data.mapped import map_file
 
 MAGIC = "facekit-pack"
 VERSION = 1
@@ -45,14 +48,19 @@ class Header:
 class PackedSource:
     """A packed folder, mapped into memory."""
 
+    notes: tuple[str, ...] = ()
+    broken: Sequence[tuple[str, str]] = ()
+
     def __init__(self, path: Path) -> None:
         self.path = path
         self.header = read_header(path)
+        self.kind = self.header.kind
         self.size = (self.header.height, self.header.width)
         self.identities = self.header.identities
         self.fingerprint = self.header.fingerprint
         self.offsets, self.labels = read_index(path, self.header)
         self.blob = map_data(path, self.header)
+        self.check_first_size()
 
     def __len__(self) -> int:
         return self.header.count
@@ -68,6 +76,15 @@ class PackedSource:
             raise broken(self.path, f"names.txt has {len(names) - 1} whole lines for {len(self)} images")
         return names[:-1]
 
+    def check_first_size(self) -> None:
+        """pack.json alone would decide how much is allocated. An unreadable image is named when it is read."""
+        if self.kind == "jpeg":
+            with contextlib.suppress(BrokenImage):
+                size = image_size(self.item(0))
+                if size != self.size:
+                    said = f"pack.json says {self.size[0]}x{self.size[1]}"
+                    raise broken(self.path, f"its images are {size[0]}x{size[1]}, {said}")
+
     def encoded(self, i: int) -> bytes:
         """The image file's bytes, or the pixels of a uint8 pack."""
         return bytes(self.item(i))
@@ -78,14 +95,14 @@ class PackedSource:
 
     def digests(self, index: np.ndarray) -> np.ndarray | None:
         """SHA-256 of the image files, uint8 [n,32]; None for pixels, whose files are gone."""
-        if self.header.kind != "jpeg":
+        if self.kind != "jpeg":
             return None
         found = b"".join(hashlib.sha256(self.item(i)).digest() for i in np.asarray(index).tolist())
         return np.frombuffer(found, np.uint8).reshape(-1, 32)
 
     def read(self, index: np.ndarray) -> np.ndarray:
         """uint8 [n,H,W,3] RGB."""
-        if self.header.kind == "uint8":
+        if self.kind == "uint8":
             pixels: np.ndarray = self.blob.reshape(len(self), *self.size, 3)[index]
             return pixels
         out = np.empty((len(index), *self.size, 3), np.uint8)
@@ -147,7 +164,7 @@ def read_index(path: Path, header: Header) -> tuple[np.ndarray, np.ndarray]:
         index = np.load(path / "index.npy", mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise MissingFile(f"{path / 'index.npy'} does not exist") from None
-    except (OSError, ValueError, EOFError, SyntaxError) as error:
+    except Exception as error:  # numpy parses the header as Python: tokenize, ast and unicode errors alike
         raise broken(path, f"index.npy cannot be read ({error})") from None
     if not isinstance(index, np.ndarray) or index.dtype != INDEX or index.shape != (header.count,):
         raise broken(path, f"index.npy does not hold {header.count} records of offset and label")
@@ -168,6 +185,6 @@ def map_data(path: Path, header: Header) -> np.ndarray:
         held = (path / "data.bin").stat().st_size
         if held != header.bytes:
             raise broken(path, f"data.bin holds {held} bytes, {header.bytes} were written")
-        return np.memmap(path / "data.bin", np.uint8, "r")
     except OSError as error:
         raise MissingFile(f"{path / 'data.bin'} cannot be read: {error.strerror or error}") from error
+    return map_file(path / "data.bin")

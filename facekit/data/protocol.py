@@ -31,6 +31,10 @@ class Source(Protocol):
     def fingerprint(self) -> str:
         """SHA-256 over the sorted lines ``relpath<TAB>label<TAB>sha256(file)<LF>``."""
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What opening left out or doubts, one sentence each; () where all is well."""
+
     def __len__(self) -> int:
         """N."""
 
@@ -41,8 +45,16 @@ class Source(Protocol):
 class Store(Source, Protocol):
     """A source that also hands out what lies on disk: packing, checking and sub-sets need it."""
 
+    @property
+    def kind(self) -> str:
+        """``jpeg`` where ``encoded`` gives image files (of any format), ``uint8`` where it gives pixels [H,W,3]."""
+
+    @property
+    def broken(self) -> Sequence[tuple[str, str]]:
+        """(where, why) of everything that should be an image and that opening had to skip."""
+
     def encoded(self, i: int) -> bytes:
-        """The image file's bytes; raw pixels where the store keeps those."""
+        """The image file's bytes, or its pixels: see ``kind``."""
 
     def digests(self, index: np.ndarray) -> np.ndarray | None:
         """SHA-256 of the image files, uint8 [n,32]; None where the store does not have the files any more."""

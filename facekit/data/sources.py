@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from facekit.core.errors import InputError, MissingFile, UsageError
+from facekit.data.cifar import is_cifar, open_cifar
 from facekit.data.files import open_files
 from facekit.data.folder import scan_folder
-from facekit.data.listing import Listing, with_min_images, without_people
+from facekit.data.insightface import is_records, open_records
+from facekit.data.listing import Listing, chosen, keep_rows
 from facekit.data.lists import read_list
+from facekit.data.mapped import file_head
 from facekit.data.packed import PackedSource, is_packed
 from facekit.data.pairlist import people_of_list
 from facekit.data.protocol import Source, Store
 from facekit.data.subset import Subset
+from facekit.data.tarball import is_tar, open_tar
+
+FORMS = (
+    "a folder per identity, a flat folder, a list file, packed data, an MXNet .rec, a .tar of class folders, "
+    "or CIFAR's Python batches"
+)
+CONTAINERS: tuple[tuple[Callable[[Path], bool], Callable[[Path], Store]], ...] = (
+    (is_packed, PackedSource),
+    (is_records, open_records),
+    (is_tar, open_tar),
+    (is_cifar, open_cifar),
+)
+"""What holds its own images; the first that recognises a path opens it. Else it is a folder or a list of files."""
 
 __all__ = ["Source", "choose_data", "list_source", "open_source", "select"]
 
@@ -29,39 +45,53 @@ def open_source(
     min_images: int = 1,
     need_labels: bool = False,
 ) -> Source:
-    """Open a folder per identity, a flat folder, a list file or packed data.
+    """Open any of FORMS.
 
     ``images`` is the root of a list file's paths (default: its folder). ``exclude`` names pair lists whose people are
     left out; ``min_images`` leaves out identities with fewer images. Raises MissingFile and InputError: nothing there,
     no images, a broken image, different sizes, and with ``need_labels`` no labels or one identity only.
     """
     source, listing = list_source(path, images)
-    people = set().union(*(people_of_list(p) for p in exclude)) if exclude else set()
-    kept = with_min_images(without_people(listing, people) if people else listing, min_images)
-    if not kept.names:
+    keep = chosen(listing, people_of(exclude), min_images)
+    if not keep.any():
         raise InputError(f"no image of {path} is left after --exclude and --min-images {min_images}")
+    kept = keep_rows(listing, keep)
     if need_labels:
         check_labels(kept)
     if source is None:
         return open_files(kept)
-    if kept is listing:
-        return source
-    names = set(kept.names)
-    return Subset(source, np.array([i for i, name in enumerate(listing.names) if name in names], np.int64))
+    return source if keep.all() else Subset(source, np.flatnonzero(keep))
 
 
-def list_source(path: Path, images: Path | None = None) -> tuple[PackedSource | None, Listing]:
-    """What there is, before any image file is opened. The pack is returned too where the path is one."""
+def people_of(lists: Sequence[Path]) -> set[str]:
+    """Everyone the pair lists name."""
+    return {person for path in lists for person in people_of_list(path)}
+
+
+def list_source(path: Path, images: Path | None = None) -> tuple[Store | None, Listing]:
+    """What there is, before any image file is opened. What holds its own images is returned opened, too."""
     if not path.exists():
         raise MissingFile(f"the data {path} does not exist")
-    if not path.is_dir():
-        return None, read_list(path, images)
-    if images is not None:
-        raise InputError(f"--images is the image root of a list file, and {path} is a folder; leave it out")
-    if not is_packed(path):
+    opener = next((open_ for recognises, open_ in CONTAINERS if recognises(path)), None)
+    if images is not None and (opener or path.is_dir()):
+        raise InputError(f"--images is the image root of a list file, and {path} is none; leave it out")
+    if opener:
+        source = opener(path)
+        return source, Listing(path, path, source.names, source.labels, source.identities)
+    if path.is_dir():
         return None, scan_folder(path)
-    source = PackedSource(path)
-    return source, Listing(path, path, source.names, source.labels, source.identities)
+    check_text(path)
+    return None, read_list(path, images)
+
+
+def check_text(path: Path) -> None:
+    """A list is text; anything else is refused before it is read to its end."""
+    if not path.is_file():
+        raise InputError(f"{path} is neither a file nor a folder; give {FORMS}")
+    if path.suffix == ".bin":
+        raise InputError(f"{path} is a verification .bin, which goes to --benchmark; as data give {FORMS}")
+    if b"\0" in file_head(path, 1 << 16):
+        raise InputError(f"{path} is not recognised; give {FORMS}")
 
 
 def select(source: Source, keep: np.ndarray) -> Source:

@@ -9,6 +9,7 @@ import numpy as np
 
 from facekit.core.errors import InputError
 from facekit.data.fingerprint import fingerprint
+from facekit.data.lazy import items_at
 from facekit.data.listing import dense_labels
 from facekit.data.protocol import Store
 
@@ -20,9 +21,10 @@ class Subset:
         if len(rows) == 0:
             raise InputError("no image is left after the selection")
         self.parent, self.rows = parent, rows
-        self.names = [parent.names[i] for i in rows]
+        self.names = items_at(parent.names, rows)
         self.labels, self.identities = dense_labels(parent.labels[rows], parent.identities)
         self.size = parent.size
+        self.kind, self.notes, self.broken = parent.kind, parent.notes, parent.broken
 
     def __len__(self) -> int:
         return len(self.rows)

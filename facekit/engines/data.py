@@ -16,7 +16,7 @@ from facekit.core.errors import InputError, UsageError
 from facekit.core.reporting import image_progress, say
 from facekit.data.check import Duplicates, Findings, check_data
 from facekit.data.packing import write_pack
-from facekit.data.sources import list_source, open_source
+from facekit.data.sources import FORMS, list_source, open_source
 from facekit.data.synth import synthesise
 
 SHOWN = 5
@@ -30,6 +30,8 @@ def pack(config: PackConfig) -> None:
     begin = time.monotonic()
     data = required(config.data)
     source = open_source(data, images=config.images, exclude=config.exclude, min_images=config.min_images)
+    for note in source.notes:
+        say("note", note)
     with image_progress("pack", len(source)) as moved:
         packed = write_pack(source, config.out, kind=config.kind, size=config.size, progress=moved)
     say(
@@ -61,6 +63,8 @@ def check(config: CheckConfig) -> None:
         print(json.dumps({"data": data.as_posix(), **found.to_dict()}, indent=1))
     else:
         show(found, config)
+        for note in found.notes:
+            say("note", note)
         say("read", f"{found.images:,} images in {time.monotonic() - begin:.1f} s")
     fault = found.verdict()
     if fault:
@@ -93,7 +97,7 @@ def synth(config: SynthConfig) -> None:
 def required(data: Path | None) -> Path:
     """--data of a verb that has no teacher to ask."""
     if data is None:
-        raise UsageError("--data is required: a folder per identity, a flat folder, a list file, or packed data")
+        raise UsageError(f"--data is required: {FORMS}")
     return data
 
 

@@ -30,6 +30,8 @@ def run(config: EmbedConfig) -> None:
     device = Device.pick(config.device, config.precision, threads=config.threads, measuring=True)
     model = load_model(config.model, device=device, channels=config.channels, scaling=config.scaling)
     source = open_source(path, images=config.images, exclude=config.exclude, min_images=config.min_images)
+    for note in source.notes:
+        say("note", note)
     flip = model.preprocess.flip if config.flip == "model" else config.flip
     table = embed(model, source, (0,) if flip == "none" else (0, 1), config.batch)
     write(config.out, table, source, replace(model.preprocess, flip=flip))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import secrets
-from functools import partial
 
 import numpy as np
 
@@ -12,7 +11,7 @@ from facekit.configs import ExportConfig
 from facekit.core.device import Device
 from facekit.core.errors import FacekitError, UsageError
 from facekit.core.files import explain_write, sync_folder
-from facekit.core.reporting import console
+from facekit.core.reporting import say
 from facekit.data.embeddings import embed_source
 from facekit.data.sources import Source, open_source, select
 from facekit.models.export import Parity, parity, write_onnx
@@ -30,16 +29,19 @@ def run(config: ExportConfig) -> None:
     # The reference is computed in fp32 on the CPU, where onnxruntime runs too.
     device = Device.pick("cpu", "fp32", threads=config.threads)
     model = load_model(config.model, device=device, channels=config.channels, scaling=config.scaling)
-    source = spread(open_source(config.data), config.count)
+    source = open_source(config.data)
+    for note in source.notes:
+        say("note", note)
+    source = spread(source, config.count)
     result = export_proven(model, source, config)
     size = config.out.stat().st_size
-    say = partial(console.print, highlight=False, markup=False, soft_wrap=True)
     say(
-        f"parity   {result.images} images: least cosine {result.min_cosine:.7f}, "
-        f"largest relative difference {result.max_difference:.1e}"
+        "parity",
+        f"{result.images} images: least cosine {result.min_cosine:.7f}, "
+        f"largest relative difference {result.max_difference:.1e}",
     )
-    say(f"input    data [N,3,H,W]: {model.preprocess.describe()}")
-    say(f"wrote    {config.out} ({size / 1e6:.2f} MB, licence: {model.licence})")
+    say("input", f"data [N,3,H,W]: {model.preprocess.describe()}")
+    say("wrote", f"{config.out} ({size / 1e6:.2f} MB, licence: {model.licence})")
 
 
 def spread(source: Source, count: int) -> Source:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from facekit.core.errors import InputError
+from facekit.core.errors import InputError, UsageError
 from facekit.core.types import Batch
 from facekit.data import batches as module
 from facekit.data.batches import Batches, epoch_order, epoch_views, mix
@@ -120,6 +120,22 @@ def test_the_last_batch_may_be_kept(source: Source) -> None:
     assert make(source, batch=64, drop_last=False).steps_per_epoch == 1
 
 
+@pytest.mark.parametrize("cache", ["ram", "none"])
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_slices_of_several_processes_make_up_the_batch(source: Source, cache: str, world: int) -> None:
+    whole = make(source, batch=4).epoch(1, 1)
+    slices = [make(source, batch=4, cache=cache, rank=rank, world=world).epoch(1, 1) for rank in range(world)]
+    for batch, *parts in zip(whole, *slices, strict=True):
+        assert {len(part.index) for part in parts} == {4 // world}
+        assert equal(batch, Batch(*(torch.cat(fields) for fields in zip(*parts, strict=True))))
+
+
+def test_a_batch_that_cannot_be_sliced(source: Source) -> None:
+    for options in ({"batch": 3}, {"batch": 4, "drop_last": False}):
+        with pytest.raises(UsageError, match=r"--batch \d .* 2 processes"):
+            make(source, world=2, **options)
+
+
 def test_without_flip_every_view_is_plain(source: Source) -> None:
     assert all(batch.view.sum() == 0 for batch in make(source, flip=False).epoch(0))
 
@@ -134,6 +150,7 @@ def test_auto_takes_ram_only_for_a_third_of_what_is_free(source: Source, monkeyp
     for free, cache in ((3 * size, "ram"), (3 * size - 3, "none")):
         monkeypatch.setattr(module, "free_ram", lambda free=free: free)
         assert make(source).cache == cache
+        assert make(source, batch=2, world=2).cache == "none"  # each would have its own copy
 
 
 def test_nothing_small_is_moved_in_a_step(source: Source) -> None:

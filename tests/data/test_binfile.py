@@ -272,6 +272,13 @@ def test_missing_and_oversized_files(tmp_path: Path, monkeypatch: pytest.MonkeyP
         read_bin(save(b"." * 11))
 
 
+def test_one_bytearray_listed_again_and_again_is_held_once(save: Save) -> None:
+    # 1 MB on disk; a copy for each of 40,000 items would be 40 GB.
+    stream = b"\x80\x05](\x96" + struct.pack("<Q", 1 << 20) + bytes(1 << 20) + b"q\x00" + b"h\x00" * 39_999
+    found = read_bin(save(stream + b"e](" + b"\x88\x89" * 10_000 + b"e\x86."))
+    assert len(found.bins) == 40_000 and len({id(b) for b in found.bins}) == 1
+
+
 # --- as a benchmark --------------------------------------------------------------------------------------------
 
 

@@ -207,6 +207,13 @@ def test_tampered_packs_are_refused(people: Path, tmp_path: Path, kind: str, wha
     assert isinstance(caught.value, FacekitError) and "pack" in str(caught.value)
 
 
+def test_a_size_that_the_images_do_not_have_is_refused(people: Path, tmp_path: Path) -> None:
+    write_pack(open_source(people), tmp_path / "pack")
+    change_header(height=8000, width=8000)(tmp_path / "pack")
+    with pytest.raises(CorruptFile, match=r"its images are 24x24, pack.json says 8000x8000"):
+        open_source(tmp_path / "pack")
+
+
 def test_a_swapped_uint8_offset_is_refused(people: Path, tmp_path: Path) -> None:
     write_pack(open_source(people), tmp_path / "pack", kind="uint8")
     change_index(set_field("offset", 3, 3 * 24 * 24 * 3 + 1))(tmp_path / "pack")

@@ -139,6 +139,20 @@ def test_names_with_line_breaks_are_refused(people: Path, paint: Any) -> None:
         open_source(people)
 
 
+@pytest.mark.parametrize("content", [b"\x7fELF\0\0", b"path label\0"])
+def test_what_is_not_recognised_is_refused_with_what_is(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "x").write_bytes(content)
+    with pytest.raises(InputError, match=r"x is not recognised; give a folder per identity, .* MXNet \.rec"):
+        open_source(tmp_path / "x")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+def test_a_pipe_is_refused_without_waiting_for_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(InputError, match="neither a file nor a folder"):
+        open_source(tmp_path / "pipe")
+
+
 # --- leaving people out ---------------------------------------------------------------------------------
 
 
@@ -194,6 +208,15 @@ def test_the_fingerprint_is_the_documented_sum(people: Path) -> None:
         for n, label in zip(source.names, source.labels, strict=True)
     )
     assert source.fingerprint == hashlib.sha256(b"".join(lines)).hexdigest()
+
+
+def test_the_order_of_the_lines_does_not_depend_on_how_they_are_sorted(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["a", "a b", "a/b", "a\x01", "ü", "a" * 63, "a" * 70, "B", "\udcff"]  # "a\x01" sorts before "a<TAB>"
+    lines = sorted((f"{name}\t".encode("utf-8", "surrogateescape"), i) for i, name in enumerate(names))
+    for short in (64, 100):
+        monkeypatch.setattr(fp, "SHORT", short)
+        assert fp.order_of_lines(names).tolist() == [i for _, i in lines]
+    assert fp.order_of_lines([]).tolist() == []
 
 
 def test_the_fingerprint_of_a_subset_is_that_of_the_same_files_alone(people: Path, tmp_path: Path) -> None:
