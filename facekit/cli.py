@@ -27,7 +27,9 @@ def write_sections(command: TyperCommand | TyperGroup, context: typer.Context, f
     for parameter in command.get_params(context):
         if record := parameter.get_help_record(context):
             title = getattr(parameter, "rich_help_panel", None) or "Options"
-            sections.setdefault(title, []).append(record)
+            name, text = record
+            # An argument's Python type ("<list[str]>") tells a user nothing.
+            sections.setdefault(title, []).append((name.partition(" <")[0], text))
     for title, rows in sections.items():
         with formatter.section(title):
             formatter.write_dl(rows)
@@ -62,7 +64,13 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 data_app = typer.Typer(cls=Group, help="Pack, check and make image data.", no_args_is_help=True, rich_markup_mode=None)
+head_app = typer.Typer(
+    cls=Group, help="Merge and slice margin heads of many GPUs.", no_args_is_help=True, rich_markup_mode=None
+)
 align_app = typer.Typer(cls=Group, help="Measure a model on verification benchmarks.", rich_markup_mode=None)
+runs_app = typer.Typer(
+    cls=Group, help="Look through runs: list, show, compare.", no_args_is_help=True, rich_markup_mode=None
+)
 
 
 def metavar(annotation: Any) -> str:
@@ -93,6 +101,8 @@ def parameter(field: dataclasses.Field[Any], annotation: Any, section: str | Non
     if field.metadata["positional"]:
         name = configs.flag_name(field)
         declared: Any = typer.Argument(help=text, show_default=False, metavar=name, rich_help_panel=section)
+        if typing.get_origin(annotation) is tuple:
+            kind = list[str]
     elif kind is bool:
         flag = configs.flag_name(field)
         both = f"{flag}/--no-{flag[2:]}" if field.default is not False else flag
@@ -156,9 +166,16 @@ add(data_app, "pack", configs.PackConfig, "data:pack")
 add(data_app, "check", configs.CheckConfig, "data:check")
 add(data_app, "synth", configs.SynthConfig, "data:synth")
 app.add_typer(data_app, name="data")
+add(head_app, "merge", configs.HeadMergeConfig, "head:merge_shards")
+add(head_app, "slice", configs.HeadSliceConfig, "head:slice_head")
+app.add_typer(head_app, name="head")
 align_app.callback(invoke_without_command=True)(command(configs.AlignEvalConfig, "align_eval:run"))
 add(align_app, "swap", configs.SwapConfig, "swap:run")
 app.add_typer(align_app, name="align-eval")
+add(runs_app, "list", configs.RunsListConfig, "runs:list_runs")
+add(runs_app, "show", configs.RunsShowConfig, "runs:show")
+add(runs_app, "compare", configs.RunsCompareConfig, "compare:run")
+app.add_typer(runs_app, name="runs")
 
 
 def show_version(value: bool) -> None:

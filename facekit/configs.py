@@ -23,11 +23,13 @@ from facekit.core.errors import CorruptFile, MissingFile, UsageError, unknown_na
 Backbone = Literal[
     "mbf_nano", "mbf_half", "mbf_s1", "mbf", "mbf_large", "r18", "r34", "r50", "r100", "r200"
 ]  # fmt: skip
-Head = Literal["arcface", "arcface_exact", "cosface"]
-Method = Literal["fcd", "kd"]
+Head = Literal["arcface", "arcface_exact", "cosface", "adaface"]
+Term = Literal["cls", "fcd", "kd", "rad", "rad.inbatch"]
+Preset = Literal["coupleface"]
 Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 Flip = Literal["model", "sum", "concat", "none"]
+RunStatus = Literal["done", "running", "silent", "unfinished", "interrupted", "failed", "broken"]
 
 
 def option(
@@ -39,10 +41,13 @@ def option(
     above: float | None = None,
     positional: bool = False,
     flag: str | None = None,
+    separator: str = ",",
 ) -> Any:
-    """A dataclass field that knows its help text and range; ``above`` is an open lower bound."""
+    """A dataclass field that knows its help text, its range (``above`` is an open lower bound) and, where it holds
+    several values, what stands between them on the command line.
+    """
     metadata = {"help": help, "low": low, "high": high, "above": above, "positional": positional, "flag": flag}
-    return dataclasses.field(default=default, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata | {"separator": separator})
 
 
 def flag_name(field: dataclasses.Field[Any]) -> str:
@@ -53,13 +58,10 @@ def flag_name(field: dataclasses.Field[Any]) -> str:
 
 
 def choices_of(annotation: Any) -> tuple[str, ...]:
-    """The names a Literal, an optional Literal or a tuple of Literals allows; empty for other types."""
+    """The names that a Literal, or the Literals in a union or tuple, allow; empty for other types."""
     if typing.get_origin(annotation) is Literal:
         return typing.get_args(annotation)
-    for part in typing.get_args(annotation):
-        if found := choices_of(part):
-            return found
-    return ()
+    return tuple(name for part in typing.get_args(annotation) for name in choices_of(part))
 
 
 def sections(kind: type[Config]) -> list[tuple[dataclasses.Field[Any], str | None]]:
@@ -126,7 +128,7 @@ def convert(field: dataclasses.Field[Any], annotation: Any, value: Any) -> Any:
     if origin in (typing.Union, types.UnionType):
         return convert(field, next(a for a in args if a is not type(None)), value)
     if origin is tuple:
-        items = value.split(",") if isinstance(value, str) else list(value)
+        items = value.split(field.metadata["separator"]) if isinstance(value, str) else list(value)
         return tuple(convert(field, args[0], v.strip() if isinstance(v, str) else v) for v in items if v != "")
     if origin is Literal:
         return str(value)
@@ -202,7 +204,9 @@ class DataOptions(Config):
     """Which images a verb reads."""
 
     data: Path | None = option(
-        None, "folder per identity, flat folder, list file, or packed data; default: the teacher's, else $FACEKIT_DATA"
+        None,
+        "folder per identity, flat folder, list file, packed data, MXNet .rec, class-folder .tar, or CIFAR batches; "
+        "default: the teacher's, else $FACEKIT_DATA",
     )
     images: Path | None = option(None, "image root for a list file; default its own folder")
     exclude: tuple[Path, ...] = option((), "pair lists whose people are left out of the data (comma separated)")
@@ -252,6 +256,25 @@ class FitOptions(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RelationOptions(Config):
+    """What the terms rad and rad.inbatch compare."""
+
+    neighbours: int | None = option(
+        None, "identities each sample is related to (K); default 64, or all there are", low=1
+    )
+    mining: Literal["topk", "random"] = option("topk", "the K most similar identities, or K random ones (control)")
+    relation: Literal["st", "ss", "st+ss"] = option(
+        "st", "student against the teacher's bank (st), against its own bank (ss), or both"
+    )
+    rad_norm: Literal["l2", "l1", "smooth_l1"] = option("l2", "size of a difference of relations")
+    refresh: bool = option(True, "refresh the bank with what training sees; off keeps the prototypes (control)")
+    slots: int = option(1, "features kept for each identity", low=1)
+    slot: Literal["draw", "all"] = option("draw", "with several slots: one drawn for each relation, or their mean")
+    bank_momentum: float = option(0.0, "share of the old feature that a refresh keeps", low=0, high=0.999)
+    local_relations: bool = option(False, "with several processes: relate within each process's part of the batch")
+
+
+@dataclass(frozen=True, kw_only=True)
 class ImportOptions(Config):
     """How a foreign model's input is described where its file does not say."""
 
@@ -287,32 +310,41 @@ class TrainConfig(DataOptions, RunOptions, FitOptions, DeviceOptions):
 
     model: Backbone = option("mbf_half", "backbone to train")
     embedding: int = option(512, "embedding width", low=2, high=4096)
-    head: Head = option("arcface", "margin head; arcface has arcface_torch's straight-through gradient")
-    margin: float | None = option(None, "margin of the head; default 0.5 (arcface), 0.4 (cosface)", low=0, high=1.5)
+    head: Head = option(
+        "arcface",
+        "margin head; arcface has arcface_torch's straight-through gradient, adaface is after arXiv 2204.00964",
+    )
+    margin: float | None = option(
+        None, "margin of the head; default 0.5 (arcface), 0.4 (cosface, adaface)", low=0, high=1.5
+    )
     logit_scale: float = option(64.0, "scale s of the head", above=0)
+    init_head: Path | None = option(None, "start the head from these class centres, as facekit head merge writes them")
     dropout: float = option(0.0, "dropout before the embedding layer", low=0, high=0.99)
     save_route: int = option(0, "keep the network every this many epochs, for route-train; 0 is off", low=0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistillConfig(DataOptions, RunOptions, FitOptions, ImportOptions, DeviceOptions):
+class DistillConfig(DataOptions, RunOptions, FitOptions, RelationOptions, ImportOptions, DeviceOptions):
     """Train a small student from a teacher, on labelled or unlabelled faces."""
 
     teacher: Path = option(dataclasses.MISSING, "run folder, .pt/.pth/.safetensors, or .onnx")
     student: Backbone = option("mbf_half", "backbone of the student")
-    method: Method = option(
-        "fcd",
-        "fcd (stable, after the abstract of arXiv 2204.05502): match normalised embeddings, labels not needed; "
-        "kd (lab, after arXiv 1503.02531): match softened class scores, needs labels",
+    method: tuple[Preset | Term, ...] = option(
+        ("fcd",),
+        "loss terms joined by +. fcd (stable, after the abstract of arXiv 2204.05502): match normalised embeddings, "
+        "labels not needed; rad (lab, after the same abstract): match relations to mined identities; rad.inbatch "
+        "(control): to the batch; cls: a margin head; kd (lab, after arXiv 1503.02531): match softened class scores; "
+        "coupleface is fcd+rad",
+        separator="+",
     )
+    weights: tuple[str, ...] = option((), "weights of the terms that shall not have their default, as fcd=32,rad=30")
     embedding: int | None = option(None, "embedding width of the student; default the teacher's", low=2, high=4096)
-    weight: float | None = option(None, "weight of the distillation term; default 32 (fcd), 0.9 (kd)", low=0)
-    cls_weight: float | None = option(
-        None, "weight of a margin-head classification term (labels); default 0 (fcd), 0.1 (kd)", low=0
-    )
     head: Head = option("arcface", "margin head of the classification term")
-    margin: float | None = option(None, "margin of the head; default 0.5 (arcface), 0.4 (cosface)", low=0, high=1.5)
+    margin: float | None = option(
+        None, "margin of the head; default 0.5 (arcface), 0.4 (cosface, adaface)", low=0, high=1.5
+    )
     logit_scale: float = option(64.0, "scale s of the head", above=0)
+    init_head: Path | None = option(None, "start the head from these class centres, as facekit head merge writes them")
     tau: float = option(4.0, "temperature of kd", above=0)
     dropout: float = option(0.0, "dropout before the student's embedding layer", low=0, high=0.99)
     teacher_cache: bool = option(True, "compute the teacher's outputs once and keep them on disk")
@@ -339,6 +371,47 @@ class SwapConfig(EvalOptions, ImportOptions, DeviceOptions):
     )
     tolerance: float = option(0.02, "loss of TAR that is acceptable for a swap", low=0, high=1)
     report: Path | None = option(None, "write one self-contained HTML page here")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunsListConfig(Config):
+    """List the runs below a folder: how far each is, why it stopped, how good it is."""
+
+    root: Path = option(Path("runs"), "folder that holds the runs, at any depth", positional=True)
+    status: tuple[RunStatus, ...] = option((), "only runs of these states (comma separated)")
+    sort: Literal["path", "age", "dev", "test"] = option(
+        "path", "order: by path, youngest first, or best number first on dev or test"
+    )
+    json: bool = option(False, "print JSON to stdout, and nothing else there")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunsShowConfig(Config):
+    """Show one run in full: options, data, progress, dev numbers, results, files."""
+
+    run: Path = option(dataclasses.MISSING, "run folder", positional=True)
+    json: bool = option(False, "print JSON to stdout, and nothing else there")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunsCompareConfig(EvalOptions, ImportOptions, DeviceOptions):
+    """Which runs are better than the first one, and is that more than chance?"""
+
+    run: tuple[Path, ...] = option(
+        dataclasses.MISSING,
+        "run folders, checkpoints or model files; the first one's arm is the control, runs that differ only in "
+        "--seed are one arm",
+        positional=True,
+    )
+    benchmark: tuple[str, ...] = option(
+        (), "measure all on this pair list, .bin or allpairs:LIST, pair by pair; default: their results side by side"
+    )
+    far: tuple[float, ...] = option(
+        (1e-3, 1e-2, 1e-4), "operating points for TAR; the first that the benchmark can bear decides", above=0, high=1
+    )
+    gallery: Path | None = option(None, "also try each as probe against a gallery embedded by this model")
+    json: bool = option(False, "print the comparison to stdout as JSON, and nothing else there")
+    out: Path | None = option(None, "folder for compare.json and compare.csv")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -404,6 +477,28 @@ class SynthConfig(Config):
     per_identity: int = option(20, "images of each", low=2)
     size: int = option(112, "side of the images", low=32)
     seed: int = option(0, "seed", low=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadMergeConfig(Config):
+    """Join the PartialFC shards that arcface_torch wrote for each GPU into one head."""
+
+    shard: tuple[Path, ...] = option(
+        dataclasses.MISSING, "checkpoint_gpu_N.pt or softmax_fc_gpu_N.pt of all ranks, in any order", positional=True
+    )
+    out: Path = option(dataclasses.MISSING, ".safetensors file to write")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeadSliceConfig(Config):
+    """Cut a head into PartialFC shards, so that arcface_torch can go on with another number of GPUs."""
+
+    head: Path = option(dataclasses.MISSING, "head as facekit head merge writes it", positional=True)
+    world: int = option(dataclasses.MISSING, "number of GPUs, one shard each", low=1)
+    out: Path = option(dataclasses.MISSING, "new folder for softmax_fc_gpu_N.pt, or checkpoint_gpu_N.pt")
+    checkpoint: Path | None = option(
+        None, "a checkpoint_gpu_N.pt of the run: write whole ones, its network, optimiser and schedule in each"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -352,12 +352,13 @@ def test_one_file_unpickles() -> None:
 
 def test_the_names_a_user_can_choose_are_the_tables() -> None:
     from facekit import configs
-    from facekit.losses import LOSSES
+    from facekit.losses import LOSSES, PRESETS
     from facekit.models import BACKBONES, HEADS
 
     assert list(typing.get_args(configs.Backbone)) == list(BACKBONES)
     assert list(typing.get_args(configs.Head)) == list(HEADS)
-    assert set(typing.get_args(configs.Method)) == set(LOSSES)
+    assert set(typing.get_args(configs.Term)) == {*LOSSES, "cls"}
+    assert set(typing.get_args(configs.Preset)) == set(PRESETS)
 
 
 def test_every_declared_package_is_pinned_once_without_a_local_build(root: Path) -> None:

@@ -39,7 +39,7 @@ def commands(path: Path) -> list[list[str]]:
             continue
         words: list[str] = []
         for word in shlex.split(match[1], comments=True):
-            if word in (">", "|", "&&"):
+            if word in (">", "|", "||", "&&"):
                 break
             array = re.fullmatch(r"\$\{(\w+)\[@\]\}", word)
             words += arrays[array[1]] if array else [word]
@@ -73,7 +73,8 @@ def test_a_shown_command_is_accepted(words: list[str], monkeypatch: pytest.Monke
 def test_readme_shows_every_verb() -> None:
     shown = {" ".join(w for w in words[:2] if not w.startswith("-")) for words in commands(ROOT / "README.md")}
     for verb in ("train", "distill", "align-eval", "align-eval swap", "embed", "export", "profile", "doctor",
-                 "data pack", "data check", "data synth"):  # fmt: skip
+                 "data pack", "data check", "data synth", "head merge", "head slice", "runs list", "runs show",
+                 "runs compare"):  # fmt: skip
         assert any(s == verb or s.startswith(verb + " ") for s in shown), f"README shows no 'facekit {verb}'"
 
 

@@ -159,6 +159,11 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     return write_atomic(path, safetensors.torch.save(_storable(tensors), dict(metadata or {"format": "pt"})))
 
 
+def write_torch(path: Path, content: Mapping[str, Any]) -> Path:
+    """Write a .pt file atomically, for tools that read nothing else: tensors and plain values only."""
+    return write_atomic(path, lambda stream: torch.save(dict(content), stream))
+
+
 # --- the store ---------------------------------------------------------------------------------------
 
 

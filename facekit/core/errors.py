@@ -70,6 +70,18 @@ class Interrupted(FacekitError):
         self.exit_code = 128 + signum
 
 
+class ProcessLost(FacekitError, ConnectionError):
+    """Another process of the run died or cannot be reached; what was saved last is whole."""
+
+
+class EndedElsewhere(FacekitError):
+    """Another process of the run ended with this explained error, and tells it."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 def unknown_name(kind: str, given: str, allowed: Iterable[str]) -> UsageError:
     """``unknown student 'mbx'. Did you mean 'mbf'? Choose from: mbf, mbf_half, r18.``"""
     names = list(allowed)

@@ -2,6 +2,12 @@
 
 Bit-exact resume: order and augmentation of the data are functions of (seed, epoch, index), so a state is the
 task's own, the generators of the device, and this loop's Progress.
+
+Several processes run this loop in step, each on its slice of every batch. Once per optimiser step they average
+gradients and terms, in one exchange, so that all clip, skip, log and fail alike; then one number or two between the
+hosts decide whether to save or to stop. There is no DistributedDataParallel: it would rename the parameters, knows one
+module and one backward per step, and would average in every accumulated batch. Its one gain, exchanging while backward
+still runs, is given up.
 """
 
 from __future__ import annotations
@@ -21,6 +27,7 @@ from torch.optim import Optimizer
 from facekit.core.checkpoints import CheckpointStore
 from facekit.core.device import Device
 from facekit.core.errors import Interrupted, NonFinite, Unfinished
+from facekit.core.replicas import averaged_statistics, check_alike, running_statistics
 from facekit.core.reporting import Journal
 from facekit.core.schedule import Schedule
 from facekit.core.types import Batch
@@ -37,6 +44,9 @@ class Task(Protocol):
 
     def phases(self, batch: Batch) -> Iterator[Phase]:
         """Yield (optimiser name, closure -> named weighted terms) in the order of the updates."""
+
+    def measured(self) -> Mapping[str, Tensor]:
+        """Gradient norm of each term with respect to the embeddings since the last call; empty if not measured."""
 
     def after_step(self, batch: Batch) -> None:
         """Refresh what remembers samples (banks, averages), after the optimiser stepped."""
@@ -106,9 +116,14 @@ class Guard:
 
 
 class StopSignal:
-    """Turns Ctrl-C and SIGTERM into a flag that the loop reads between steps."""
+    """Turns Ctrl-C and SIGTERM into a flag that the loop reads between steps.
 
-    def __init__(self) -> None:
+    With ``others`` a process that leaves by an error stays deaf to SIGTERM: torchrun sends it to all as soon as one has
+    ended, and it would cut the last words.
+    """
+
+    def __init__(self, others: bool = False) -> None:
+        self.others = others
         self.number: int | None = None
         self.earlier: dict[int, Any] = {}
 
@@ -125,9 +140,10 @@ class StopSignal:
             raise KeyboardInterrupt
         self.number = number
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         for number, handler in self.earlier.items():
-            signal.signal(number, handler)
+            deaf = self.others and kind is not None and number == signal.SIGTERM
+            signal.signal(number, signal.SIG_IGN if deaf else handler)
 
 
 def fit(
@@ -144,14 +160,18 @@ def fit(
     validate: Callable[[nn.Module], Mapping[str, float]] | None = None,
     resume: bool = False,
     max_steps: int | None = None,
+    seed: int = 0,
 ) -> Progress:
     """Train ``task`` to the end of ``schedule``, or to its deadline.
 
     ``validate`` returns named numbers after each epoch; the first decides ``best``. ``store`` None keeps nothing.
+    ``seed`` starts the generators of several processes; one process goes on with those that initialised the networks.
     Raises NonFinite, Unfinished (deadline) or Interrupted (signal); before the latter two the state is saved.
     """
     scaler = device.scaler()
-    progress = restore(task, store, device, scaler) if resume and store else Progress()
+    if device.world > 1:
+        device.seed(seed, 0)
+    progress = restore(task, store, device, scaler, seed) if resume and store else Progress()
     guard, stream = Guard(), batch_stream(batches, schedule, progress.step)
     for module in task.modules.values():
         module.train()
@@ -164,10 +184,11 @@ def fit(
         if store:
             progress.seconds = earlier_seconds + time.monotonic() - resumed
             write_state(store, "last", task, progress, device, scaler, meta, saving.keep)
+            device.tell(None)  # nobody leaves, and makes torchrun end the others, before the state is on disk
         last_save = time.monotonic()
         journal.forget_speed()
 
-    with StopSignal() as stop, journal:
+    with StopSignal(others=device.world > 1) as stop, journal:
         journal.start(progress.step)
         end = schedule.total_steps if max_steps is None else min(max_steps, schedule.total_steps)
         while progress.step < end:
@@ -177,20 +198,23 @@ def fit(
             for batch in group:
                 task.after_step(batch)
             progress.step += 1
-            progress.images += sum(len(b.index) for b in group)
+            progress.images += device.world * sum(len(b.index) for b in group)
             epoch = (progress.step - 1) // schedule.steps_per_epoch + 1  # counted from 1, as people do
             logged = progress.step % log_every == 0 or progress.step == schedule.total_steps
             journal.step(progress.step, epoch, log(journal, progress, guard, epoch, rate) if logged else None)
             if progress.step % schedule.steps_per_epoch == 0:
-                finish_epoch(task, store, journal, progress, guard, epoch, schedule, meta, saving, validate)
-            out_of_time = saving.deadline is not None and time.monotonic() >= saving.deadline
-            halted = stop.number is not None or (out_of_time and progress.step < end)
+                finish_epoch(task, store, device, journal, progress, guard, epoch, schedule, meta, saving, validate)
+            late = saving.deadline is not None and time.monotonic() >= saving.deadline
+            due = time.monotonic() - last_save >= 60 * saving.minutes
+            # Clocks and signals differ between processes: what one saw, all do, at the same step.
+            stopped_by, out_of_time, minutes_due = device.largest([stop.number or 0, late, due])
+            halted = bool(stopped_by) or (out_of_time and progress.step < end)
             steps_due = saving.steps is not None and progress.step % saving.steps == 0
-            minutes_due = time.monotonic() - last_save >= 60 * saving.minutes
             if halted or steps_due or minutes_due or progress.step == end:
                 save()
             if halted:
-                stop_now(stop.number, progress, schedule, store)
+                stop_now(stopped_by, progress, schedule, store)
+    device.average(list(running_statistics(task.modules).values()))  # what stays in memory is what was saved
     return progress
 
 
@@ -223,20 +247,28 @@ def update(
     guard: Guard,
     progress: Progress,
 ) -> None:
-    """One optimiser step of every phase, gradients averaged over ``group``; skipped on the device if not finite."""
+    """One optimiser step of every phase, gradients averaged over ``group`` and over the processes.
+
+    Skipped on the device where a term or a gradient is not finite in any process.
+    """
     share = 1.0 / len(group)
     for phase in zip(*(task.phases(batch) for batch in group), strict=True):
         optimiser = task.optimisers[phase[0][0]]
         optimiser.zero_grad(set_to_none=True)
-        bad = None
+        means: Terms = {}
+        norms: Terms = {}
         for _, closure in phase:
             terms = closure()
             for name, term in terms.items():
-                flag = guard.watch(name, term.detach(), progress.step + 1)
-                bad = flag if bad is None else bad | flag
-                add_total(progress, name, term.detach() * share)
+                add_up(means, name, term.detach() * share)
             scaler.scale(torch.stack(list(terms.values())).sum() * share).backward()
+            for name, norm in task.measured().items():
+                add_up(norms, f"gradient.{name}", norm / scaler.scale(torch.ones_like(norm)))
         parameters = [p for g in optimiser.param_groups for p in g["params"] if p.grad is not None]
+        device.average([*means.values(), *norms.values(), *(p.grad for p in parameters)])
+        bad = torch.stack([guard.watch(name, mean, progress.step + 1) for name, mean in means.items()]).any()
+        for name, value in (means | norms).items():
+            add_up(progress.totals, name, value)
         scaler.unscale_(optimiser)
         limit = schedule.clip if schedule.clip > 0 else float("inf")
         norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
@@ -244,19 +276,18 @@ def update(
             scaler.step(optimiser)  # fp16: overflowing gradients are part of the method, the scaler skips them
             scaler.update()
             continue
-        assert bad is not None
         skip = bad | guard.watch("gradient", norm, progress.step + 1)
         # Fused optimisers skip the whole update where found_inf is 1, without the host ever reading it.
         optimiser.grad_scale, optimiser.found_inf = None, skip.float()  # type: ignore[attr-defined]
         optimiser.step()
-        add_total(progress, "gradient", norm)
+        add_up(progress.totals, "gradient", norm)
     progress.counted += 1
 
 
-def add_total(progress: Progress, name: str, value: Tensor) -> None:
-    """Sum a value on the device until the next logged row."""
+def add_up(sums: Terms, name: str, value: Tensor) -> None:
+    """Add a value to the sum of its name, on the device."""
     value = value.float()
-    progress.totals[name] = progress.totals[name] + value if name in progress.totals else value
+    sums[name] = sums[name] + value if name in sums else value
 
 
 def log(journal: Journal, progress: Progress, guard: Guard, epoch: int, rate: float) -> dict[str, float]:
@@ -271,6 +302,7 @@ def log(journal: Journal, progress: Progress, guard: Guard, epoch: int, rate: fl
 def finish_epoch(
     task: Task,
     store: CheckpointStore | None,
+    device: Device,
     journal: Journal,
     progress: Progress,
     guard: Guard,
@@ -280,34 +312,37 @@ def finish_epoch(
     saving: Saving,
     validate: Callable[[nn.Module], Mapping[str, float]] | None,
 ) -> None:
-    """After an epoch: measure on dev, keep the best network, extend the route."""
+    """After an epoch: measure on dev, keep the best network, extend the route. Process 0 writes."""
     model = task.modules["model"]
+    check_alike(task.modules, device)
     numbers: Mapping[str, float] = {}
-    if validate:
-        guard.check()
-        model.eval()
-        numbers = validate(model)
-        model.train()
-        journal.row(progress.step, epoch, {"dev": dict(numbers)})
-        leading = next(iter(numbers.values()))
-        if progress.best is None or leading > progress.best:
-            progress.best = leading
-            if store:
-                described = {**meta, "step": progress.step, "epoch": epoch, "dev": dict(numbers)}
-                store.save("best", model.state_dict(), described)
-    last = epoch == schedule.epochs
-    if store and saving.route_epochs and (epoch % saving.route_epochs == 0 or last):
-        guard.check()
-        rate = task.optimisers["main"].param_groups[0]["lr"]
-        store.save_route(epoch, model.state_dict(), {"val": dict(numbers), "lr": rate, "ema": False})
+    kept = store if device.rank == 0 else None
+    with averaged_statistics(task.modules, device):
+        if validate:
+            guard.check()
+            model.eval()
+            numbers = device.tell(dict(validate(model)))
+            model.train()
+            journal.row(progress.step, epoch, {"dev": numbers})
+            leading = next(iter(numbers.values()))
+            if progress.best is None or leading > progress.best:
+                progress.best = leading
+                if kept:
+                    described = {**meta, "step": progress.step, "epoch": epoch, "dev": numbers}
+                    kept.save("best", model.state_dict(), described)
+        last = epoch == schedule.epochs
+        if kept and saving.route_epochs and (epoch % saving.route_epochs == 0 or last):
+            guard.check()
+            rate = task.optimisers["main"].param_groups[0]["lr"]
+            kept.save_route(epoch, model.state_dict(), {"val": dict(numbers), "lr": rate, "ema": False})
     journal.forget_speed()
 
 
-def stop_now(number: int | None, progress: Progress, schedule: Schedule, store: CheckpointStore | None) -> None:
+def stop_now(number: int, progress: Progress, schedule: Schedule, store: CheckpointStore | None) -> None:
     """Leave with the state saved: the reason decides the exit code."""
     where = f"step {progress.step} of {schedule.total_steps}"
     kept = f"the state is in {store.run}; run again with --resume" if store else "nothing was written (dry run)"
-    if number is not None:
+    if number:
         raise Interrupted(f"stopped by {signal.Signals(number).name} at {where}; {kept}", number)
     raise Unfinished(f"the time budget ended at {where}; {kept}")
 
@@ -325,21 +360,33 @@ def write_state(
     meta: Mapping[str, Any],
     keep: int,
 ) -> None:
-    """Write the network and all that a bit-exact resume needs."""
-    others = {k: m.state_dict() for k, m in task.modules.items() if k != "model"}
-    state = {
-        "modules": others,
-        "optimisers": {k: o.state_dict() for k, o in task.optimisers.items()},
-        "task": task.state_dict(),
-        "rng": device.rng_state(),
-        "scaler": scaler.state_dict(),
-        "progress": {f.name: getattr(progress, f.name) for f in dataclasses.fields(progress)},
-    }
-    store.save(name, task.modules["model"].state_dict(), {**meta, "step": progress.step}, state, keep)
+    """Write the network and all that a bit-exact resume needs; process 0 writes for all."""
+    generators = device.collect(device.rng_state())
+    statistics = device.collect(running_statistics(task.modules))
+    with averaged_statistics(task.modules, device):
+        if device.rank > 0:
+            return
+        others = {k: m.state_dict() for k, m in task.modules.items() if k != "model"}
+        state = {
+            "modules": others,
+            "optimisers": {k: o.state_dict() for k, o in task.optimisers.items()},
+            "task": task.state_dict(),
+            "rng": generators,
+            "statistics": statistics if device.world > 1 else [],
+            "scaler": scaler.state_dict(),
+            "progress": {f.name: getattr(progress, f.name) for f in dataclasses.fields(progress)},
+        }
+        store.save(name, task.modules["model"].state_dict(), {**meta, "step": progress.step}, state, keep)
 
 
-def restore(task: Task, store: CheckpointStore, device: Device, scaler: torch.amp.GradScaler) -> Progress:
-    """Read ``last`` back into the task; a run that never saved starts at step 0."""
+def restore(
+    task: Task, store: CheckpointStore, device: Device, scaler: torch.amp.GradScaler, seed: int = 0
+) -> Progress:
+    """Read ``last`` back into the task; a run that never saved starts at step 0.
+
+    What belongs to one process (generators, running statistics) goes back to it. On another number of processes all
+    take the averaged statistics, and generators start anew from (seed, step, rank).
+    """
     if not store.has("last"):
         return Progress()
     state = store.load_state("last")
@@ -351,7 +398,13 @@ def restore(task: Task, store: CheckpointStore, device: Device, scaler: torch.am
         optimiser.load_state_dict(state["optimisers"][name])
         match_layout(optimiser)
     task.load_state_dict(state["task"])
-    device.set_rng_state(state["rng"])
+    if len(state["rng"]) != device.world:
+        device.seed(seed, state["progress"]["step"])
+    else:
+        device.set_rng_state(state["rng"][device.rank])
+        if device.world > 1:
+            for name, tensor in running_statistics(task.modules).items():
+                tensor.copy_(state["statistics"][device.rank][name])
     if scaler.is_enabled():
         scaler.load_state_dict(state["scaler"])
     saved = state["progress"]

@@ -27,6 +27,31 @@ def say(label: str, text: str) -> None:
     console.print(f"{label:<8} {text}", soft_wrap=True, highlight=False, markup=False)
 
 
+def result_screen() -> Console:
+    """Stdout for tables: as wide as the terminal, and at least 100 columns where a file or a pipe reads it."""
+    screen = Console(highlight=False, markup=False)  # names from files are no markup
+    if not screen.is_terminal:
+        screen.width = max(screen.width, 100)
+    return screen
+
+
+def ranged(value: float | None, low: float | None, high: float | None) -> str:
+    """A rate and its interval in percent: ``98.7 (97.7..99.4)``."""
+    if value is None:
+        return "unmeasurable"
+    return f"{100 * value:.1f}" + ("" if low is None or high is None else f" ({100 * low:.1f}..{100 * high:.1f})")
+
+
+def printable(text: str) -> str:
+    """Text of a stranger's file for a terminal: what is no character (escape codes, line breaks) becomes a dot."""
+    return "".join(c if c.isprintable() else "\N{MIDDLE DOT}" for c in text)
+
+
+def hush() -> None:
+    """Say nothing from now on: of several processes one speaks."""
+    console.quiet = True
+
+
 _QUIET_S = 30.0  # between two progress lines where stderr is no terminal
 
 
@@ -45,7 +70,7 @@ def progress_bar() -> Progress:
         TextColumn("{task.fields[terms]}"),
         console=console,
         transient=True,
-        disable=not console.is_terminal,
+        disable=console.quiet or not console.is_terminal,
     )
 
 
@@ -87,7 +112,7 @@ class Journal:
             truncate_rows(self.folder / "metrics.jsonl", step)
             self.rows = open(self.folder / "metrics.jsonl", "a", encoding="utf-8")  # noqa: SIM115 (closed in __exit__)
             self.log = open(self.folder / "train.log", "a", encoding="utf-8")  # noqa: SIM115
-        if console.is_terminal:
+        if console.is_terminal and not console.quiet:
             self.progress.start()
             self.bar = self.progress.add_task("train", total=self.total_steps, completed=step, terms="", img_s=None)
 
@@ -115,7 +140,7 @@ class Journal:
         text = " ".join(f"{k} {v:.4g}" for k, v in terms.items())
         if self.bar is not None:
             self.progress.update(self.bar, description=f"epoch {epoch}", terms=text, img_s=self.speed)
-        elif now - self.shown > _QUIET_S:
+        elif now - self.shown > _QUIET_S and not console.quiet:
             self.shown = now
             left = (self.total_steps - step) * self.images_per_step / self.speed if self.speed else None
             rate = f", {self.speed:,.0f} img/s, {left / 60:.1f} min left" if self.speed and left is not None else ""

@@ -56,6 +56,12 @@ class Run:
         """Its checkpoints."""
         return CheckpointStore(self.folder)
 
+    @property
+    def init(self) -> Path | None:
+        """The weights to start from; None where the run goes on from a state of its own."""
+        named = self.record["config"].get("init")
+        return None if named is None or (self.resuming and self.store.has("last")) else Path(named)
+
     def write(self, status: str, facts: Mapping[str, Any]) -> None:
         """Update run.json."""
         self.record |= dict(facts)
@@ -88,7 +94,8 @@ def open_run(
     if record.get("verb") != verb:
         raise ArtefactMismatch(f"{folder} was made by 'facekit {record.get('verb')}', not by 'facekit {verb}'")
     earlier = record.get("config", {})
-    changed = sorted(k for k in {*earlier, *config} - NEUTRAL if earlier.get(k) != config.get(k))
+    # A resume cannot name --init again: the run goes on from the weights it was started with.
+    changed = sorted(k for k in {*earlier, *config} - NEUTRAL - {"init"} if earlier.get(k) != config.get(k))
     if changed:
         shown = ", ".join(f"{k}: {earlier.get(k)!r} then, {config.get(k)!r} now" for k in changed)
         raise ArtefactMismatch(

@@ -13,7 +13,7 @@ from rich.table import Table
 from facekit.configs import AlignEvalConfig
 from facekit.core.device import Device
 from facekit.core.files import plain
-from facekit.core.reporting import image_progress, say
+from facekit.core.reporting import image_progress, result_screen, say
 from facekit.data.embeddings import default_cache_dir
 from facekit.data.pairs import PairSet, open_benchmark
 from facekit.evaluation.evaluator import evaluate, find
@@ -58,9 +58,7 @@ def run(config: AlignEvalConfig) -> None:
     if config.json:
         print(json.dumps(plain(content), indent=1, allow_nan=False))
         return
-    screen = Console(highlight=False)
-    if not screen.is_terminal:
-        screen.width = max(screen.width, 100)
+    screen = result_screen()
     for pairs in benchmarks:
         show(screen, model, pairs, [row for row in rows if row.benchmark == pairs.name])
 

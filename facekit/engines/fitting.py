@@ -3,29 +3,35 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from facekit.configs import DataOptions, DistillConfig, FitOptions, TrainConfig
 from facekit.core.checkpoints import state_hash
 from facekit.core.device import Device
-from facekit.core.errors import ArtefactMismatch, InputError
+from facekit.core.errors import ArtefactMismatch, InputError, ProcessLost, UsageError
 from facekit.core.loop import Progress, Saving, Task, fit
 from facekit.core.preprocess import Preprocess
-from facekit.core.reporting import Journal, say
+from facekit.core.processes import processes_of_this_run
+from facekit.core.reporting import Journal, hush, say
 from facekit.core.runs import Run, open_run
 from facekit.core.schedule import Schedule
 from facekit.data.batches import Batches
 from facekit.data.pairs import PairSet, open_benchmark
 from facekit.data.sources import Source, open_source
-from facekit.evaluation.evaluator import tar_by_far
+from facekit.evaluation.evaluator import Embed, tar_by_far
+from facekit.evaluation.verification import support
+from facekit.models import HEADS
+from facekit.models.heads import MarginHead
 from facekit.models.loading import as_embedder, load_weights
+from facekit.models.shards import load_head
 from facekit.training.optimisers import build_optimiser
 
 TrainingConfig = TrainConfig | DistillConfig
@@ -43,6 +49,8 @@ def open_training_data(options: DataOptions, path: Path, need_labels: bool) -> S
     )
     people = f"{len(source.identities):,} identities" if source.identities else "no labels"
     say("data", f"{path}: {len(source):,} images, {people}")
+    for note in source.notes:
+        say("note", note)
     return source
 
 
@@ -53,7 +61,16 @@ def open_batches(options: FitOptions, source: Source, seed: int, device: Device)
             f"the data has {len(source)} images, fewer than one step of --batch {options.batch} x --accumulate "
             f"{options.accumulate}; lower them or add images"
         )
-    return Batches(source, batch=options.batch, seed=seed, flip=options.flip, put=device.put, cache=options.cache)
+    return Batches(
+        source,
+        batch=options.batch,
+        seed=seed,
+        flip=options.flip,
+        put=device.put,
+        cache=options.cache,
+        rank=device.rank,
+        world=device.world,
+    )
 
 
 def optimiser_of(options: FitOptions) -> Callable[[list[nn.Module]], Optimizer]:
@@ -65,30 +82,55 @@ def optimiser_of(options: FitOptions) -> Callable[[list[nn.Module]], Optimizer]:
     return build
 
 
-def start_from(model: nn.Module, init: Path | None) -> None:
-    """--init: begin with stored weights of the same architecture."""
-    if init is not None:
-        load_weights(model, init)
+def start_from(model: nn.Module, run: Run) -> None:
+    """--init: begin with stored weights of the same architecture, also after a resume before the first saved state."""
+    if run.init is not None:
+        load_weights(model, run.init)
 
 
-def open_training_run(verb: str, config: TrainingConfig, data: Path) -> Run:
-    """The run folder of a training verb; says so where it is finished already."""
+def build_head(options: TrainingConfig, embedding: int, classes: int, device: Device) -> MarginHead:
+    """The margin head of a training verb, with class centres from --init-head where given."""
+    head = HEADS[options.head](embedding, classes, options.margin, options.logit_scale, device.gather)
+    if options.init_head is not None:
+        load_head(head, options.init_head)
+    return head
+
+
+@contextmanager
+def opened_device(config: TrainingConfig) -> Iterator[Device]:
+    """The device a training verb was told to use, and with it the processes that torchrun started, until they end."""
+    with processes_of_this_run() as processes:
+        if processes and processes.rank > 0:
+            hush()
+        device = Device.pick(
+            config.device,
+            config.precision,
+            threads=config.threads,
+            deterministic=config.deterministic,
+            compile=config.compile,
+            processes=processes,
+        )
+        if config.batch % device.world:
+            raise UsageError(
+                f"--batch {config.batch} images cannot be cut into equal slices for {device.world} processes; "
+                f"give a multiple of {device.world}"
+            )
+        yield device
+
+
+def open_training_run(verb: str, config: TrainingConfig, data: Path, device: Device) -> Run:
+    """The run folder of a training verb; says so where it is finished already. Process 0 decides for all."""
     record = {**config.to_dict(), "data": data.as_posix()}
-    run = open_run(verb, record, out=config.out, resume=config.resume, init=config.init, dry_run=config.dry_run)
+    run = None
+    if device.rank == 0:
+        run = open_run(verb, record, out=config.out, resume=config.resume, init=config.init, dry_run=config.dry_run)
+    known = device.tell(run and [str(run.folder), run.resuming, run.done, run.record])
+    if run is None:
+        folder, resuming, done, earlier = known
+        run = Run(Path(folder), verb, record, resuming, done, earlier)
     if run.done:
         say("done", f"{run.folder} is finished already")
     return run
-
-
-def pick_device(config: TrainingConfig) -> Device:
-    """The device a training verb was told to use."""
-    return Device.pick(
-        config.device,
-        config.precision,
-        threads=config.threads,
-        deterministic=config.deterministic,
-        compile=config.compile,
-    )
 
 
 def check_same(run: Run, what: str, key: str, now: str) -> None:
@@ -113,7 +155,7 @@ def train_to_end(
     started: float,
     route_epochs: int = 0,
 ) -> Progress:
-    """Fit the task and keep run.json true about it, whatever way it ends."""
+    """Fit the task and keep run.json true about it, whatever way it ends. Process 0 writes for all."""
     schedule = Schedule(
         epochs=options.epochs,
         steps_per_epoch=batches.steps_per_epoch // options.accumulate,
@@ -131,15 +173,17 @@ def train_to_end(
         deadline=started + options.budget_s if options.budget_s else None,
     )
     dry = options.dry_run
+    writes = not dry and device.rank == 0
     data = {"fingerprint": source.fingerprint, "images": len(source), "identities": len(source.identities)}
     environment = device.describe()
-    if run.resuming and run.record.get("environment", {}).get("threads") not in (None, environment["threads"]):
-        say("note", "another number of threads than before: the resume is correct but not bit-identical")
+    for what in ("threads", "processes"):
+        if run.resuming and run.record.get("environment", {}).get(what) not in (None, environment[what]):
+            say("note", f"another number of {what} than before: the resume is correct but not bit-identical")
     described = {**meta, "data": data, "preprocess": preprocess.to_dict()}
-    if not dry:
+    if writes:
         run.write("running", {**described, "environment": environment})
     journal = Journal(
-        None if dry else run.folder, schedule.total_steps, options.batch * options.accumulate, options.tensorboard
+        run.folder if writes else None, schedule.total_steps, options.batch * options.accumulate, options.tensorboard
     )
     validate = dev_validator(options, preprocess, device) if options.dev else None
     try:
@@ -156,23 +200,28 @@ def train_to_end(
             validate=None if dry else validate,
             resume=run.resuming,
             max_steps=2 if dry else None,
+            seed=options.seed,
         )
     except BaseException as error:
-        if not dry:
-            run.write("interrupted", {"reason": str(error)})
+        if writes:
+            run.write("interrupted", {"reason": str(error), "error": type(error).__name__})
+        if isinstance(error, ProcessLost) and not dry:
+            raise ProcessLost(f"{error}; the last saved state is in {run.folder}; run again with --resume") from error
         raise
     if dry:
         say("dry run", "two steps ran; nothing was written")
         return progress
     model = task.modules["model"]
-    run.record.pop("reason", None)
+    for explanation in ("reason", "error"):
+        run.record.pop(explanation, None)
     facts = {
         "weights_sha256": state_hash(model.state_dict()),
         "images_seen": progress.images,
         "seconds": round(progress.seconds, 1),
         "best_dev": progress.best,
     }
-    run.write("done", facts)
+    if writes:
+        run.write("done", facts)
     rate = progress.images / max(progress.seconds, 1e-9)
     say("done", f"{progress.images:,} images in {progress.seconds / 60:.1f} min ({rate:,.0f} img/s)")
     say("wrote", str(run.folder))
@@ -185,12 +234,28 @@ def dev_validator(
     """Measure TAR on the dev benchmark after each epoch, in fp32, without flip fusion (half the cost)."""
     assert options.dev is not None
     pairs = open_benchmark(options.dev, options.dev_images)
+    limits = [support(far, int((~pairs.same).sum())) for far in _DEV_FARS]
+    if all(status == "not_measurable" for status, _ in limits):
+        raise InputError(f"--dev {options.dev} is too small to choose by: {limits[-1][1]}; give a larger list")
     return partial(measure_dev, pairs, preprocess, device)
 
 
 def measure_dev(pairs: PairSet, preprocess: Preprocess, device: Device, model: nn.Module) -> dict[str, float]:
     """TAR at the dev operating points that the list can measure; the first decides ``best``."""
-    return tar_by_far(as_embedder(model, preprocess, device), pairs, _DEV_FARS)
+    return tar_by_far(shared(as_embedder(model, preprocess, device), device), pairs, _DEV_FARS)
+
+
+def shared(embed: Embed, device: Device) -> Embed:
+    """``embed`` for images that all processes have: each embeds its share of them, and all get the whole."""
+    if device.world == 1:
+        return embed
+
+    def share(images: Tensor) -> Tensor:
+        rows = -(-len(images) // device.world)
+        own = torch.arange(device.rank * rows, (device.rank + 1) * rows).clamp(max=len(images) - 1)
+        return device.gather(embed(images[own]))[: len(images)]
+
+    return share
 
 
 def now() -> float:

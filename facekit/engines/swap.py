@@ -7,14 +7,13 @@ import statistics
 
 import numpy as np
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from facekit.configs import SwapConfig
 from facekit.core.device import Device
 from facekit.core.errors import UsageError
 from facekit.core.files import plain, write_atomic
-from facekit.core.reporting import image_progress, say
+from facekit.core.reporting import image_progress, ranged, result_screen, say
 from facekit.data.embeddings import default_cache_dir
 from facekit.data.pairs import PairSet, open_benchmark
 from facekit.evaluation.evaluator import embed_pairs
@@ -122,9 +121,7 @@ def cost_entry(cost: Cost) -> dict[str, object]:
 
 def show(c: Certificate, verdict: Verdict, costs: list[Cost]) -> None:
     """The verdict first, then the three set-ups; percent only here."""
-    screen = Console(highlight=False)
-    if not screen.is_terminal:
-        screen.width = max(screen.width, 100)
+    screen = result_screen()
     screen.print()
     screen.print(verdict.sentence, style="bold", markup=False, soft_wrap=True)
     table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False)
@@ -153,14 +150,3 @@ def show(c: Certificate, verdict: Verdict, costs: list[Cost]) -> None:
         )
     if c.note:
         screen.print(f"* {c.note}", markup=False, soft_wrap=True)
-
-
-def ranged(value: float | None, low: float | None, high: float | None) -> str:
-    """``98.7 (97.7..99.4)``."""
-    if value is None:
-        return "unmeasurable"
-    return (
-        f"{100 * value:.1f}"
-        if low is None or high is None
-        else f"{100 * value:.1f} ({100 * low:.1f}..{100 * high:.1f})"
-    )

@@ -145,6 +145,32 @@ def paired_difference(value: float, first: np.ndarray, second: np.ndarray, peopl
     return Difference(value, interval.low, interval.high, opposite, smallest)
 
 
+def bootstrap_p(change: np.ndarray) -> float:
+    """Two-sided p of "no difference" from the draws [R] of one: at most 0.05 where the 95 % interval excludes zero.
+
+    Twice the share of draws on the smaller side of zero; a draw of exactly zero counts for both sides. R draws
+    cannot show less than 2/R: 0.002 for 1,000.
+    """
+    kept = change[np.isfinite(change)]
+    if not len(kept):
+        return 1.0
+    smaller = min(int(np.sum(kept <= 0)), int(np.sum(kept >= 0)))
+    return min(1.0, 2 * max(smaller, 1) / len(kept))
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Holm's adjusted p of several comparisons: those at most 0.05 stand together, wrong once in 20 families.
+
+    0.01, 0.04, 0.03 become 0.03, 0.06, 0.06: the smallest is multiplied by 3, the next by 2, the last by 1, and
+    none may be smaller than the one before it.
+    """
+    adjusted, running = [0.0] * len(p), 0.0
+    for rank, i in enumerate(sorted(range(len(p)), key=p.__getitem__)):
+        running = max(running, min(1.0, (len(p) - rank) * p[i]))
+        adjusted[i] = running
+    return adjusted
+
+
 def smallest_effect(sd: float | None) -> float | None:
     """The smallest difference from another model, measured as noisily and *not* paired, that would be found
     four times in five: 2.8 * sqrt(2) * sd. A paired comparison of two models finds smaller ones.

@@ -9,10 +9,18 @@ reads. The teacher's outputs never get a gradient.
 from facekit.losses.base import Dims, Loss
 from facekit.losses.fcd import FeatureConsistency
 from facekit.losses.kd import KnowledgeDistillation
+from facekit.losses.rad import InBatchRelations, RelationAware
 
 LOSSES: dict[str, type[Loss]] = {
     "fcd": FeatureConsistency,
     "kd": KnowledgeDistillation,
+    "rad": RelationAware,
+    "rad.inbatch": InBatchRelations,
 }
 
-__all__ = ["LOSSES", "Dims", "Loss"]
+PRESETS: dict[str, tuple[str, ...]] = {
+    "coupleface": ("fcd", "rad"),
+}
+"""Combinations of terms that have a name."""
+
+__all__ = ["LOSSES", "PRESETS", "Dims", "Loss"]

@@ -40,8 +40,8 @@ class Loss(nn.Module):
         """[B] for a pointwise loss, a scalar for a relational one."""
         raise TypeError(f"{type(self).__name__} is a base class")
 
-    def after_step(self, teacher: Outputs, batch: Batch) -> None:
-        """Refresh banks; most losses remember nothing."""
+    def after_step(self, student: Outputs, teacher: Outputs, batch: Batch) -> None:
+        """Refresh banks from the whole batch of the step (all processes); most losses remember nothing."""
 
 
 def check_pair(student: Tensor, teacher: Tensor, what: str) -> None:

@@ -8,7 +8,7 @@ from functools import partial
 from torch import nn
 
 from facekit.core.errors import unknown_name
-from facekit.models.heads import ArcFace, ArcFaceExact, CosFace, MarginHead
+from facekit.models.heads import AdaFace, ArcFace, ArcFaceExact, CosFace, MarginHead
 from facekit.models.iresnet import BLOCKS, IResNet
 from facekit.models.mbf import SHAPES, MobileFaceNet
 
@@ -29,6 +29,7 @@ HEADS: dict[str, type[MarginHead]] = {
     "arcface": ArcFace,
     "arcface_exact": ArcFaceExact,
     "cosface": CosFace,
+    "adaface": AdaFace,
 }
 
 

@@ -283,11 +283,19 @@ def _checked(key: str, tensor: Tensor, target: Tensor) -> Tensor:
         raise InputError(
             f"the weights do not fit: {key} is {list(tensor.shape)} in the file, the network needs {list(target.shape)}"
         )
+    return dense(key, tensor, target.dtype)
+
+
+def dense(key: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """A tensor of a file, contiguous and in ``dtype``; no copy where it is so already.
+
+    Raises InputError where it is sparse, quantised or complex, larger than the memory behind it, or not finite.
+    """
     if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_complex():
         raise InputError(f"{key} is not a plain dense tensor")
     if tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
         raise InputError(f"{key} claims {list(tensor.shape)} but holds fewer values: refused")
-    converted = tensor.to(target.dtype).contiguous()
+    converted = tensor.to(dtype).contiguous()
     if converted.is_floating_point() and not bool(torch.isfinite(converted).all()):
         raise InputError(f"{key} holds values that are not finite")
     return converted

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 
 from facekit.core.augment import mirror
@@ -14,6 +13,7 @@ from facekit.core.device import Device
 from facekit.core.loop import Phase, Terms
 from facekit.core.preprocess import Preprocess
 from facekit.core.types import Batch
+from facekit.models.heads import MarginHead
 
 
 class Classify:
@@ -22,12 +22,13 @@ class Classify:
     def __init__(
         self,
         model: nn.Module,
-        head: nn.Module,
+        head: MarginHead,
         preprocess: Preprocess,
         device: Device,
         optimiser: Callable[[list[nn.Module]], Optimizer],
     ) -> None:
-        self.modules: dict[str, nn.Module] = {"model": device.module(model), "head": device.module(head)}
+        self.head = device.module(head)
+        self.modules: dict[str, nn.Module] = {"model": device.module(model), "head": self.head}
         self.optimisers = {"main": optimiser([model, head])}
         self.preprocess, self.device = preprocess, device
 
@@ -38,10 +39,13 @@ class Classify:
             images = self.preprocess(mirror(batch.images, batch.view))
             with self.device.autocast():
                 embedding: Tensor = self.modules["model"](images).embedding
-            logits = self.modules["head"](embedding, batch.labels)
-            return {"cls": cross_entropy(logits, batch.labels)}
+            return {"cls": self.head.loss(embedding, batch.labels).mean()}
 
         yield "main", terms
+
+    def measured(self) -> Mapping[str, Tensor]:
+        """With one term its gradient is the whole one, which the loop logs already."""
+        return {}
 
     def after_step(self, batch: Batch) -> None:
         """Nothing is remembered between steps."""

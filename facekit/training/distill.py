@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, linear, normalize
+from torch.nn.functional import linear, normalize
 from torch.optim import Optimizer
 
 from facekit.core.augment import mirror
@@ -16,6 +17,7 @@ from facekit.core.loop import Phase, Terms
 from facekit.core.preprocess import Preprocess
 from facekit.core.types import Batch, Outputs
 from facekit.losses import Loss
+from facekit.models.heads import MarginHead
 from facekit.training.teachers import Teacher
 
 
@@ -29,7 +31,7 @@ class WeightedLoss(NamedTuple):
 class Classifier(NamedTuple):
     """The student's margin head and the teacher's counterpart, where a term needs class scores."""
 
-    head: nn.Module
+    head: MarginHead
     weight: float  # of the classification term; 0 leaves it out
     teacher_centres: Tensor | None  # [C,D] unit rows; None where no term reads the teacher's logits
     scale: float
@@ -52,6 +54,7 @@ class Distill:
         optimiser: Callable[[list[nn.Module]], Optimizer],
         classifier: Classifier | None = None,
         adapter: nn.Module | None = None,
+        local_relations: bool = False,
     ) -> None:
         self.modules: dict[str, nn.Module] = {"model": device.module(student)}
         if classifier:
@@ -59,12 +62,16 @@ class Distill:
         if adapter:
             self.modules["adapter"] = device.module(adapter)
         self.optimisers = {"main": optimiser(list(self.modules.values()))}
-        self.modules |= {f"loss_{name}": device.module(term.loss) for name, term in losses.items()}
+        self.modules |= {f"loss_{name}": term.loss.to(device.torch_device) for name, term in losses.items()}
         self.teacher, self.losses, self.classifier = teacher, losses, classifier
         self.adapter, self.preprocess, self.device = adapter, preprocess, device
         self.centres = None
         if classifier and classifier.teacher_centres is not None:
             self.centres = device.put(classifier.teacher_centres)
+        self.spans_processes = device.world > 1 and not local_relations
+        self.refreshed = [t.loss for t in losses.values() if type(t.loss).after_step is not Loss.after_step]
+        self.seen: list[tuple[Outputs, Outputs]] = []  # of the batches of the step, for the losses that remember
+        self.norms: dict[str, Tensor] = {}
 
     def phases(self, batch: Batch) -> Iterator[Phase]:
         """One update of student, head and adapter together."""
@@ -80,15 +87,47 @@ class Distill:
 
     def terms(self, outputs: Outputs, teacher: Outputs, batch: Batch) -> Terms:
         """The named, weighted terms of one batch."""
-        student = self.adapted(outputs)
         result: Terms = {}
         for name, (loss, weight) in self.losses.items():
-            value = loss(student, teacher, batch)
+            student = self.adapted(self.watched(name, outputs), loss)
+            value = loss(*self.in_scope(loss, student, teacher, batch))
             result[name] = weight * (value.mean() if loss.kind == "pointwise" else value)
         if self.classifier and self.classifier.weight > 0:
-            logits = self.classifier.head(outputs.embedding, batch.labels)
-            result["cls"] = self.classifier.weight * cross_entropy(logits, batch.labels)
+            value = self.classifier.head.loss(self.watched("cls", outputs).embedding, batch.labels)
+            result["cls"] = self.classifier.weight * value.mean()
+        if self.refreshed:
+            with torch.no_grad():
+                self.seen.append((self.adapted(outputs, self.refreshed[0]), teacher))
         return result
+
+    def watched(self, name: str, outputs: Outputs) -> Outputs:
+        """The student's outputs as one term sees them: the gradient it sends back is measured on its way."""
+        embedding = outputs.embedding.view_as(outputs.embedding)
+        if embedding.requires_grad:
+            embedding.register_hook(partial(self.note_gradient, name))
+        return outputs._replace(embedding=embedding)
+
+    def note_gradient(self, name: str, gradient: Tensor) -> None:
+        """Keep the norm of a term's gradient with respect to the embeddings of this process."""
+        self.norms[name] = gradient.detach().norm() / self.device.world**0.5
+
+    def measured(self) -> Mapping[str, Tensor]:
+        """Gradient norm of each term since the last call, still on the device."""
+        norms, self.norms = self.norms, {}
+        return norms
+
+    def in_scope(self, loss: Loss, student: Outputs, teacher: Outputs, batch: Batch) -> tuple[Outputs, Outputs, Batch]:
+        """What a loss is called with: the batch of this process, or of all where relations span it."""
+        if loss.scope == "local" or not self.spans_processes:
+            return student, teacher, batch
+        whole = student._replace(embedding=self.device.gather_with_gradient(student.embedding))
+        return whole, *self.gathered(teacher, batch)
+
+    def gathered(self, teacher: Outputs, batch: Batch) -> tuple[Outputs, Batch]:
+        """Teacher embeddings and all but the images of the global batch, in rank order."""
+        gather = self.device.gather
+        labels, index, view, position = (gather(t) for t in (batch.labels, batch.index, batch.view, batch.position))
+        return Outputs(gather(teacher.embedding)), Batch(batch.images, labels, index, view, position)
 
     @torch.no_grad()
     def teacher_outputs(self, batch: Batch) -> Outputs:
@@ -98,20 +137,25 @@ class Distill:
             return Outputs(embedding)
         return Outputs(embedding, logits=self.classifier.scale * linear(normalize(embedding), self.centres))
 
-    def adapted(self, outputs: Outputs) -> Outputs:
-        """The student's side as the losses see it: at the teacher's width, with logits where they are needed."""
+    def adapted(self, outputs: Outputs, loss: Loss) -> Outputs:
+        """The student's side as a loss sees it: at the teacher's width, with logits where it reads them."""
         logits = None
-        if self.classifier and self.centres is not None:
-            logits = self.classifier.head.cosine_logits(outputs.embedding)  # type: ignore[operator]
+        if self.classifier and "logits" in loss.needs:
+            logits = self.classifier.head.cosine_logits(outputs.embedding)
         embedding = self.adapter(outputs.embedding) if self.adapter else outputs.embedding
         return outputs._replace(embedding=embedding, logits=logits)
 
+    @torch.no_grad()
     def after_step(self, batch: Batch) -> None:
-        """Let the losses refresh their banks."""
-        if any(type(term.loss).after_step is not Loss.after_step for term in self.losses.values()):
-            teacher = self.teacher_outputs(batch)
-            for term in self.losses.values():
-                term.loss.after_step(teacher, batch)
+        """Let the losses refresh their banks with the global batch."""
+        if not self.refreshed:
+            return
+        student, teacher = self.seen.pop(0)
+        if self.device.world > 1:
+            student = student._replace(embedding=self.device.gather(student.embedding))
+            teacher, batch = self.gathered(teacher, batch)
+        for loss in self.refreshed:
+            loss.after_step(student, teacher, batch)
 
     def state_dict(self) -> dict[str, Any]:
         """Modules and optimisers are all there is; banks live in the losses."""

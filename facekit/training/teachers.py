@@ -8,7 +8,6 @@ from typing import Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from facekit.core.augment import mirror
 from facekit.core.device import Device
@@ -53,17 +52,3 @@ class LiveTeacher:
     def __call__(self, batch: Batch) -> Tensor:
         """[B,D]."""
         return self.device.put(self.embed(mirror(batch.images, batch.view)))
-
-
-def class_centres(table: np.ndarray, labels: np.ndarray, classes: int) -> Tensor:
-    """Unit mean direction of each identity's teacher embeddings: float32 [C,D] from [N,V,D] and int64 [N].
-
-    They are the teacher's classifier for ``kd``: any teacher has them, also one whose own head is lost or was
-    trained on other people. Accumulated in float64, all views counted.
-    """
-    sums = torch.zeros(classes, table.shape[2], dtype=torch.float64)
-    for start in range(0, len(table), 65536):  # bounded memory, not a loop over samples
-        block = torch.from_numpy(np.array(table[start : start + 65536])).double()
-        units = normalize(block, dim=2).sum(dim=1)
-        sums.index_add_(0, torch.from_numpy(labels[start : start + 65536]), units)
-    return normalize(sums).float()

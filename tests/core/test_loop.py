@@ -63,6 +63,9 @@ class Toy:
 
         yield "main", terms
 
+    def measured(self) -> dict[str, torch.Tensor]:
+        return {}
+
     def after_step(self, batch: Batch) -> None: ...
 
     def state_dict(self) -> dict[str, Any]:

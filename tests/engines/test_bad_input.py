@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import pickle
 import shutil
@@ -105,6 +106,13 @@ def test_zero_images(refuse: Any, tmp_path: Path) -> None:
     assert code == 1 and "image" in said
 
 
+def test_a_dev_list_too_small_to_choose_by(refuse: Any, faces: Path, tmp_path: Path) -> None:
+    (tmp_path / "pairs.txt").write_text("1\nid_0001\t1\t2\nid_0001\t1\tid_0002\t1\n")
+    options = ("--dev", tmp_path / "pairs.txt", "--dev-images", faces / "images", "--out", tmp_path / "o")
+    code, said = refuse("train", "--data", faces / "images", *options, *TINY)
+    assert code == 1 and "too small to choose by" in said and "at least 100 impostor pairs" in said
+
+
 def test_a_corrupt_image_is_named(refuse: Any, faces: Path, tmp_path: Path) -> None:
     shutil.copytree(faces / "images", tmp_path / "d")
     victim = sorted((tmp_path / "d").rglob("*.jpg"))[3]
@@ -184,6 +192,22 @@ def test_truncated_files(refuse: Any, faces: Path, trained: Path, tmp_path: Path
 def test_wrong_flags_are_exit_code_2_with_the_right_word(refuse: Any, arguments: list[str], meant: str) -> None:
     code, said = refuse(*arguments)
     assert code == 2 and meant in said
+
+
+def test_a_run_begun_with_init_resumes_without_naming_it(trained: Path, faces: Path, tmp_path: Path) -> None:
+    common = ("train", "--data", faces / "images", *TINY, "--lr", "0.000001")
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    succeed(*common, "--out", whole, "--init", trained)
+    for never_saved in (False, True):
+        succeed(*common, "--out", cut, "--init", trained)
+        run = json.loads((cut / "run.json").read_text())
+        (cut / "run.json").write_text(json.dumps({**run, "status": "interrupted"}))
+        if never_saved:
+            shutil.rmtree(cut / "checkpoints")
+        succeed(*common, "--out", cut, "--resume")
+        hashes = [CheckpointStore(folder).load().meta["weights_sha256"] for folder in (cut, whole)]
+        assert hashes[0] == hashes[1]
+        shutil.rmtree(cut)
 
 
 def test_resume_and_init_exclude_each_other(refuse: Any, faces: Path, trained: Path, tmp_path: Path) -> None:

@@ -4,29 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
-from torch.nn.functional import linear
 
 from facekit.core.errors import UsageError
-from facekit.core.types import Batch, Outputs
 from facekit.losses import LOSSES, Dims
 from facekit.losses.fcd import feature_consistency
 from facekit.losses.kd import softened_divergence
-
-
-def grid(rows: int, columns: int) -> Tensor:
-    return torch.arange(rows * columns, dtype=torch.float64).view(rows, columns)
-
-
-S = torch.sin(0.37 * grid(6, 8) + 0.1)
-T = torch.cos(0.53 * grid(6, 8) + 0.2)
-ZS = 3 * torch.sin(0.9 * grid(4, 5))
-ZT = 3 * torch.cos(0.7 * grid(4, 5))
-BATCH = Batch(*[torch.zeros(6, dtype=torch.int64)] * 5)
-
-
-def close(value: Tensor | float, wanted: float) -> bool:
-    return abs(float(torch.as_tensor(value).detach()) - wanted) <= 1e-12 * max(1.0, abs(wanted))
+from tests.losses.fixture import BATCH, REFLECTION, RELATIONS, ZS, ZT, S, T, close, outputs
 
 
 def test_the_fixture_itself() -> None:
@@ -42,9 +25,8 @@ def test_fcd_value_gradient_and_invariances() -> None:
     assert close(loss, 1.0983561270516926)
     assert s.grad is not None and close(s.grad.norm(), 0.15573424022788282)
     assert t.grad is None
-    reflection = torch.eye(8, dtype=torch.float64) - torch.ones(8, 8, dtype=torch.float64) / 4
-    assert close(feature_consistency(S @ reflection, T).mean(), 0.9967853635818812)
-    assert close(feature_consistency(S @ reflection, T @ reflection).mean(), 1.0983561270516926)
+    assert close(feature_consistency(S @ REFLECTION, T).mean(), 0.9967853635818812)
+    assert close(feature_consistency(S @ REFLECTION, T @ REFLECTION).mean(), 1.0983561270516926)
     assert close(feature_consistency(S * (1 + torch.arange(6.0)[:, None]), T).mean(), 1.0983561270516926)
     order = [3, 0, 4, 1, 5, 2]
     assert close(feature_consistency(S[order], T[order]).mean(), 1.0983561270516926)
@@ -75,14 +57,9 @@ def test_students_equal_to_their_teacher_cost_nothing() -> None:
     assert float(softened_divergence(ZS, ZS, 4.0).mean()) <= 1e-12
 
 
-def outputs(embedding: Tensor) -> Outputs:
-    weight = torch.cos(grid(5, 8))
-    return Outputs(embedding, logits=linear(embedding, weight))
-
-
 @pytest.mark.parametrize("name", sorted(LOSSES))
 def test_every_loss_keeps_the_contract(name: str) -> None:
-    loss = LOSSES[name](Dims(8, 8, 5), {}, {})
+    loss = LOSSES[name](Dims(8, 8, 5), {}, RELATIONS)
     student = S.clone().requires_grad_()
     teacher = T.clone().requires_grad_()
     value = loss(outputs(student), outputs(teacher), BATCH)
@@ -93,7 +70,7 @@ def test_every_loss_keeps_the_contract(name: str) -> None:
     equal = loss(outputs(S), outputs(S), BATCH)
     assert float(equal.abs().max()) <= 1e-12
     with pytest.raises(UsageError, match="no option 'nonsense'"):
-        LOSSES[name](Dims(8, 8, 5), {"nonsense": 1}, {})
+        LOSSES[name](Dims(8, 8, 5), {"nonsense": 1}, RELATIONS)
 
 
 def test_unusable_input_is_named() -> None:

@@ -22,7 +22,8 @@ from facekit.models import HEADS
 from facekit.training.classify import Classify
 from facekit.training.distill import Classifier, Distill, WeightedLoss
 from facekit.training.optimisers import build_optimiser
-from facekit.training.teachers import CachedTeacher, LiveTeacher, class_centres
+from facekit.training.relations import prototypes
+from facekit.training.teachers import CachedTeacher, LiveTeacher
 
 CPU = Device(torch.device("cpu"), "fp32", deterministic=True)
 PREPROCESS = Preprocess(size=(8, 8), embedding=6)
@@ -83,12 +84,6 @@ def test_a_cache_too_large_for_the_device_gives_the_same(monkeypatch: pytest.Mon
     assert torch.equal(resident(batch()), mapped(batch()))
 
 
-def test_class_centres_are_unit_means_of_unit_rows() -> None:
-    table = np.array([[[3.0, 0.0]], [[0.0, 2.0]], [[5.0, 5.0]]], dtype=np.float32)
-    centres = class_centres(table, np.array([0, 0, 1]), 2)
-    torch.testing.assert_close(centres, torch.full((2, 2), 0.5**0.5))
-
-
 def test_fcd_terms_and_gradient_to_the_student_only() -> None:
     student, teacher, b = Net(), Net(seed=1), batch()
     loss = LOSSES["fcd"](Dims(6, 6), {}, {})
@@ -108,7 +103,7 @@ def test_fcd_terms_and_gradient_to_the_student_only() -> None:
 def test_kd_reads_the_teachers_class_centres() -> None:
     student, b = Net(), batch()
     table = teacher_table(Net(seed=1), b.images)
-    centres = class_centres(table, b.labels.numpy(), 3)
+    centres = prototypes(table, b.labels.numpy(), 3).proto
     head = HEADS["arcface"](6, 3, None, 16.0)
     loss = LOSSES["kd"](Dims(6, 6, 3), {"tau": 4.0}, {})
     classifier = Classifier(head, 0.1, centres, 16.0)
