@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -58,10 +57,8 @@ class Launched:
             process.start()
 
     def kill(self, rank: int) -> None:
-        """End one process the hard way."""
-        pid = self.processes[rank].pid
-        assert pid is not None
-        os.kill(pid, signal.SIGKILL)
+        """End one process the hard way, if it still runs."""
+        self.processes[rank].kill()
 
     def join(self, seconds: float) -> bool:
         """Wait until one has failed or all are done; False if neither happened in that time."""
@@ -75,7 +72,7 @@ class Launched:
 
     def finish(self, seconds: float = 120.0) -> list[int | None]:
         """The exit codes of all."""
-        assert self.join(seconds), "hung"
+        ended = self.join(seconds)
         for process in self.processes:
             if process.is_alive():
                 process.terminate()
@@ -83,6 +80,7 @@ class Launched:
             process.join(30)
             process.kill()
             process.join()
+        assert ended, "hung"
         return [process.exitcode for process in self.processes]
 
     def said(self) -> list[str]:

@@ -157,6 +157,15 @@ def safetensors(module: Module) -> Found:
         yield from ((line, f"imports {n}") for line, n in module.imports() if n.split(".")[0] == "safetensors")
 
 
+def distribution(module: Module) -> Found:
+    """Only core/processes.py names torch.distributed."""
+    if str(module.path) != "core/processes.py":
+        yield from ((line, f"imports {n}") for line, n in module.imports() if n.startswith("torch.distributed"))
+        for node in ast.walk(module.tree):
+            if isinstance(node, ast.Attribute) and ast.unparse(node).startswith("torch.distributed"):
+                yield node.lineno, "names torch.distributed"
+
+
 def file_names(module: Module) -> Found:
     """A file is named after its idea, not after being useful."""
     if module.path.stem in {"utils", "util", "helpers", "helper", "common", "misc", "tools"}:
@@ -283,6 +292,15 @@ RULES = (
         safetensors,
         bad=(("models/loading.py", "def f():\n    from safetensors.torch import load_file"),),
         good=(("core/checkpoints.py", "import safetensors"),),
+    ),
+    Rule(
+        distribution,
+        bad=(
+            ("core/loop.py", "import torch.distributed as dist"),
+            ("core/loop.py", "from torch.distributed import barrier"),
+            ("training/distill.py", "torch.distributed.barrier()"),
+        ),
+        good=(("core/processes.py", "import torch.distributed as dist"), ("core/loop.py", "import torch")),
     ),
     Rule(file_names, bad=(("core/utils.py", ""),), good=(("core/files.py", ""),)),
     Rule(docstrings, bad=(("core/x.py", "x = 1"), ("core/__init__.py", "")), good=(("core/x.py", "'What it is.'"),)),

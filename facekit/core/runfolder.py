@@ -23,7 +23,9 @@ NETWORKS = ("checkpoints", "route")
 LARGEST = 16 << 20
 """Bytes of a run.json, results.json or the metrics.jsonl of a run that are read; real ones are far below."""
 _TAIL = 1 << 16
-_ENDED_BY = {"Unfinished": "unfinished", "Interrupted": "interrupted", "KeyboardInterrupt": "interrupted"}
+_ENDED_BY = {"Unfinished": "unfinished"} | dict.fromkeys(
+    ("Interrupted", "KeyboardInterrupt", "ProcessLost"), "interrupted"
+)
 _LEAST_SILENCE_S = 300.0
 _HEADLINE = (1e-3, 1e-2, 1e-4)
 

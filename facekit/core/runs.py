@@ -6,7 +6,7 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,7 @@ def open_run(
     fresh = Run(folder, verb, config, resuming=False, done=False, record=new_record(verb, config))
     if dry_run:
         return fresh
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    if is_free(folder):
         return fresh
     if not resume:
         raise OutputExists(f"{folder} exists already; add --resume to continue it, or choose another --out")
@@ -105,10 +105,20 @@ def open_run(
     return Run(folder, verb, config, resuming=True, done=record.get("status") == "done", record=record)
 
 
+def is_free(folder: Path) -> bool:
+    """True where a run may begin: nothing is there, or only what a kill left of the first file."""
+    return not folder.exists() or (folder.is_dir() and {*folder.iterdir()} == {*half_written(folder)})
+
+
+def half_written(folder: Path) -> Iterator[Path]:
+    """Files that ``write_atomic`` had not yet given their names."""
+    return folder.glob(".*.tmp")
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove what a killed process left half-written; whole files are never touched."""
     CheckpointStore(folder).clean()
-    for temporary in folder.glob(".*.tmp"):
+    for temporary in half_written(folder):
         temporary.unlink(missing_ok=True)
 
 

@@ -18,6 +18,7 @@ from facekit.core.errors import FacekitError, UsageError, unknown_name
 from facekit.core.files import read_json
 from facekit.core.preprocess import Preprocess
 from facekit.core.reporting import image_progress, say
+from facekit.core.runs import Run
 from facekit.data.embeddings import default_cache_dir, embed_source
 from facekit.data.sources import Source, choose_data
 from facekit.engines.fitting import (
@@ -94,6 +95,8 @@ def distill(config: DistillConfig, device: Device) -> None:
     }
     batches = open_batches(config, source, config.seed, device)
     train_to_end(config, run, task, source, batches, preprocess, device, meta, started)
+    if artefacts and not config.dry_run:
+        report_bank(run, task, artefacts, device)
     if teacher.state_hash() != frozen:
         raise FacekitError("the teacher changed during training: this is a bug in facekit, please report it")
 
@@ -262,6 +265,18 @@ def term_options(term: str, config: DistillConfig) -> dict[str, object]:
             "seed": config.seed,
         }
     return {}
+
+
+def report_bank(run: Run, task: Distill, artefacts: Artefacts, device: Device) -> None:
+    """How many identities' features are not their prototypes any more: for few images each, refreshing does little."""
+    rows = task.losses["rad"].loss.get_buffer("teacher_bank.rows").cpu()
+    valid = artefacts.tensors["valid"]
+    slots = len(rows) // len(valid)
+    kept = (rows.view(len(valid), slots, -1) == artefacts.tensors["proto"].unsqueeze(1)).all(dim=2).all(dim=1)
+    moved = float((~kept)[valid].float().mean())
+    say("bank", f"{moved:.1%} of the identities' features moved from their prototypes")
+    if device.rank == 0:
+        run.write("done", {"bank_moved": moved})
 
 
 def student_prototypes(

@@ -17,6 +17,7 @@ from facekit.core.loop import Phase, Terms
 from facekit.core.preprocess import Preprocess
 from facekit.core.types import Batch, Outputs
 from facekit.losses import Loss
+from facekit.losses.base import in_relation_precision
 from facekit.models.heads import MarginHead
 from facekit.training.teachers import Teacher
 
@@ -81,7 +82,8 @@ class Distill:
             images = self.preprocess(mirror(batch.images, batch.view))
             with self.device.autocast():
                 outputs: Outputs = self.modules["model"](images)
-            return self.terms(outputs._replace(embedding=outputs.embedding.float()), teacher, batch)
+            embedding = in_relation_precision(outputs.embedding)
+            return self.terms(outputs._replace(embedding=embedding), teacher, batch)
 
         yield "main", terms
 

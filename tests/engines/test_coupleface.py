@@ -61,6 +61,7 @@ def test_terms_gradients_and_artefacts_are_on_record(base: Path, plain: list[dic
     assert manifest["files"] == run["artefacts"]["files"]
     assert manifest["sizes"] == {"identities": 6, "width": 16, "neighbours": 5, "images": 24}
     assert manifest["teacher_sha256"] == run["teacher"]["sha256"]
+    assert run["bank_moved"] == 1.0
     state = CheckpointStore(base / "plain").load_state()["modules"]["loss_rad"]
     assert state["teacher_bank.rows"].shape == (6, 16) and int(state["drawn"]) == 3
 
@@ -83,6 +84,8 @@ def test_every_option_of_rad_changes_what_is_learned(
 ) -> None:
     rows = distill(base, "_".join(options), "--method", "coupleface", "--weights", "rad=100", *options)
     assert rows[-1]["terms"]["rad"] != plain[-1]["terms"]["rad"]
+    moved = json.loads((base / "_".join(options) / "run.json").read_text())["bank_moved"]
+    assert moved == (0.0 if options == ["--no-refresh"] else 1.0)
 
 
 def test_random_neighbours_are_another_arm(base: Path) -> None:

@@ -122,7 +122,14 @@ def test_training_survives_many_kills(faces: Path, tmp_path: Path, world: int, k
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("world", "kills"), [(1, 20), (2, 12)])
-@pytest.mark.parametrize("options", [{"method": "kd"}], ids=lambda options: "-".join(options.values()))
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"method": "cls+kd"},
+        {"method": "cls+coupleface", "head": "adaface", "relation": "st+ss", "slots": "2", "neighbours": "4"},
+    ],
+    ids=lambda options: options["method"],
+)
 def test_distillation_survives_many_kills(
     faces: Path, tmp_path: Path, options: dict[str, Any], world: int, kills: int
 ) -> None:
