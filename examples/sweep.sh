@@ -25,9 +25,9 @@ benchmark=allpairs:$list
 # One arm a line, "name: options of facekit distill"; the first is the control.
 arms=${ARMS:-$(cat <<'TABLE'
 fcd:       --method fcd
-couple10:  --method coupleface --weights rad=10
-couple30:  --method coupleface --weights rad=30
-random30:  --method coupleface --weights rad=30 --mining random
+couple:    --method coupleface
+couple300: --method coupleface --weights rad=300
+random:    --method coupleface --mining random
 TABLE
 )}
 

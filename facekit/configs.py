@@ -337,7 +337,9 @@ class DistillConfig(DataOptions, RunOptions, FitOptions, RelationOptions, Import
         "coupleface is fcd+rad",
         separator="+",
     )
-    weights: tuple[str, ...] = option((), "weights of the terms that shall not have their default, as fcd=32,rad=30")
+    weights: tuple[str, ...] = option(
+        (), "weights of terms, as fcd=8,rad=300; default fcd 32, rad and rad.inbatch 100, cls 0.1, kd 0.9"
+    )
     embedding: int | None = option(None, "embedding width of the student; default the teacher's", low=2, high=4096)
     head: Head = option("arcface", "margin head of the classification term")
     margin: float | None = option(

@@ -44,7 +44,7 @@ from facekit.training.teachers import CachedTeacher, LiveTeacher, Teacher
 
 # Ours, chosen on dev people (docs/distill.md); cls and kd: RepDistiller's pair. In a network of BatchNorms a larger
 # weight is a larger step.
-DEFAULT_WEIGHTS = {"cls": 0.1, "fcd": 32.0, "kd": 0.9, "rad": 30.0, "rad.inbatch": 30.0}
+DEFAULT_WEIGHTS = {"cls": 0.1, "fcd": 32.0, "kd": 0.9, "rad": 100.0, "rad.inbatch": 100.0}
 DEFAULT_NEIGHBOURS = 64
 NEED_LABELS = {"cls", "kd", "rad"}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import sys
@@ -11,10 +12,11 @@ from typing import Any
 import pytest
 
 from facekit import cli
+from facekit.configs import DistillConfig
 from facekit.core.checkpoints import CheckpointStore
 from facekit.core.errors import UsageError
 from facekit.data.synth import synthesise
-from facekit.engines.distill import choose_weights
+from facekit.engines.distill import DEFAULT_WEIGHTS, choose_weights
 
 TINY = ["--batch", "8", "--epochs", "1", "--precision", "fp32", "--threads", "1", "--log-every", "1", "--lr", "0.01"]
 STUDENT = ["--student", "mbf_nano", *TINY]
@@ -129,6 +131,12 @@ def test_weights_and_presets() -> None:
     assert choose_weights(["coupleface"], []) == choose_weights(["fcd", "rad"], [])
     assert choose_weights(["cls", "coupleface"], ["rad=2.5", "cls=1"]) == {"cls": 1.0, "fcd": 32.0, "rad": 2.5}
     assert list(choose_weights(["fcd", "rad"], ["rad=0"])) == ["fcd"]
+
+
+def test_the_help_tells_the_default_weights() -> None:
+    (field,) = (f for f in dataclasses.fields(DistillConfig) if f.name == "weights")
+    told = field.metadata["help"].split("default ")[1].replace(" and rad.inbatch", " 100, rad.inbatch")
+    assert {k: float(v) for k, v in (part.split() for part in told.split(", "))} == DEFAULT_WEIGHTS
 
 
 @pytest.mark.parametrize(
