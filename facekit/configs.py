@@ -508,3 +508,13 @@ class DoctorConfig(Config):
     """Say what is installed, which device and precision would be used, and what is missing."""
 
     json: bool = option(False, "print JSON to stdout, and nothing else there")
+
+
+RUN_VERBS: dict[str, type[Config]] = {"train": TrainConfig, "distill": DistillConfig}
+"""The verbs that leave run folders."""
+
+
+def defaults_of(verb: str) -> dict[str, Any]:
+    """The defaults of a verb's options as run.json would hold them; {} for a verb that leaves no runs."""
+    kind = RUN_VERBS.get(verb)
+    return {} if kind is None else {f.name: to_plain(f.default) for f in dataclasses.fields(kind)}

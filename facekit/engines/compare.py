@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from facekit import __version__
-from facekit.configs import RunsCompareConfig
+from facekit.configs import RunsCompareConfig, defaults_of
 from facekit.core.device import Device
 from facekit.core.errors import ArtefactMismatch, InputError, MissingFile, UsageError
 from facekit.core.files import plain, write_atomic, write_json
@@ -100,7 +100,7 @@ def open_network(path: Path) -> Network:
     stored = read_run(path)
     if stored.fault:
         raise InputError(f"{path}: {stored.fault}")
-    return Network.of_run(stored)
+    return Network.of_run(stored, defaults_of(str(stored.record.get("verb"))))
 
 
 def describe_arm(arm: Arm, networks: Sequence[Network]) -> Document:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import time
@@ -16,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from facekit.configs import Config, DistillConfig, RunsListConfig, RunsShowConfig, TrainConfig, to_plain
+from facekit.configs import RunsListConfig, RunsShowConfig, defaults_of
 from facekit.core.errors import CorruptFile, InputError, MissingFile
 from facekit.core.files import plain
 from facekit.core.reporting import printable, ranged, result_screen, say
@@ -38,8 +37,6 @@ from facekit.core.runfolder import (
 
 Facts = dict[str, Any]
 
-VERBS: dict[str, type[Config]] = {"train": TrainConfig, "distill": DistillConfig}
-"""The verbs that leave runs, for the defaults of their options."""
 RECORDED = (
     "command", "facekit", "environment", "data", "teacher", "architecture", "parameters", "licence", "weights",
     "adapter", "images_seen", "seconds",
@@ -259,8 +256,7 @@ def report(run: StoredRun, now: float) -> Facts:
 
 def changed_options(run: StoredRun) -> Facts:
     """The options that differ from the verb's defaults; all that were given where the verb is not known here."""
-    kind = VERBS.get(str(run.record.get("verb")))
-    defaults = {} if kind is None else {f.name: to_plain(f.default) for f in dataclasses.fields(kind)}
+    defaults = defaults_of(str(run.record.get("verb")))
     return {name: value for name, value in run.config.items() if value != defaults.get(name)}
 
 

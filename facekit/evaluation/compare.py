@@ -52,10 +52,14 @@ class Network:
     seed: int | None
 
     @staticmethod
-    def of_run(run: StoredRun) -> Network:
-        """The options that make it what it is: all but seed and neutral ones; data and teacher by their content."""
+    def of_run(run: StoredRun, defaults: Mapping[str, Any]) -> Network:
+        """The options that make it what it is: all but seed and neutral ones; data and teacher by their content.
+
+        An option that the run's facekit did not have yet counts as left at its default.
+        """
         options: dict[str, Any] = {"verb": words(run.record.get("verb")) or "unknown"}
-        options |= {name: value for name, value in run.config.items() if name not in NEUTRAL | {"seed"}}
+        given = {**defaults, **run.config}
+        options |= {name: value for name, value in given.items() if name not in NEUTRAL | {"seed"}}
         if (method := method_of(run)) is not None:
             options["method"] = method
         for name, (key, ways) in _BY_CONTENT.items():

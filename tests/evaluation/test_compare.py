@@ -124,7 +124,7 @@ def record(path: str, **config: Any) -> c.Network:
         "data": {"fingerprint": "d" * 64},
         "teacher": {"name": "t", "sha256": "a" * 64},
     }
-    return c.Network.of_run(StoredRun(Path(path), about))
+    return c.Network.of_run(StoredRun(Path(path), about), {"mining": "topk"})
 
 
 def test_data_and_teacher_count_by_content_and_neutral_options_not_at_all() -> None:
@@ -132,6 +132,9 @@ def test_data_and_teacher_count_by_content_and_neutral_options_not_at_all() -> N
     assert first.options == second.options
     assert first.options["data"] == "faces@dddddddd" and first.options["teacher"] == "t@aaaaaaaa"
     assert (first.seed, second.seed) == (0, 1)
+    newer = record("here", seed=2, method="fcd", mining="topk")  # an option that the others did not have yet
+    assert newer.options == first.options
+    assert record("here", seed=2, method="fcd", mining="random").options != first.options
     best = record("here/checkpoints/best", seed=0, method=["fcd"])
     assert [arm.name for arm in c.group([first, second, best])] == ["checkpoint=last", "checkpoint=best"]
 
