@@ -516,5 +516,5 @@ RUN_VERBS: dict[str, type[Config]] = {"train": TrainConfig, "distill": DistillCo
 
 def defaults_of(verb: str) -> dict[str, Any]:
     """The defaults of a verb's options as run.json would hold them; {} for a verb that leaves no runs."""
-    kind = RUN_VERBS.get(verb)
-    return {} if kind is None else {f.name: to_plain(f.default) for f in dataclasses.fields(kind)}
+    fields = dataclasses.fields(RUN_VERBS[verb]) if verb in RUN_VERBS else ()
+    return {f.name: to_plain(f.default) for f in fields if f.default is not dataclasses.MISSING}
