@@ -21,7 +21,7 @@ RESULT = Path(__file__).resolve().parent.parent / "docs" / "results" / "bench.js
 
 def table_of_benches() -> dict[str, Callable[[], Row]]:
     """All benches; imported late so that --help is quick."""
-    from bench import heads, metrics, records, relations, steps
+    from bench import alignment, heads, ijb, megaface, metrics, records, relations, steps
 
     return {
         "mbf_step": steps.mbf_step,
@@ -36,6 +36,10 @@ def table_of_benches() -> dict[str, Callable[[], Row]]:
         "metrics_speed": metrics.metrics_speed,
         "bin_memory": metrics.bin_memory,
         "swap_page": metrics.swap_page,
+        "megaface_stream": megaface.megaface_stream,
+        "ijb_pairs": ijb.ijb_pairs,
+        "roc_many": megaface.roc_many,
+        "dao_bank": alignment.dao_bank,
     }
 
 

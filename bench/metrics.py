@@ -58,7 +58,8 @@ from pathlib import Path
 from facekit.core.preprocess import Preprocess
 from facekit.core.device import Device
 from facekit.data.pairs import open_benchmark
-from facekit.evaluation.evaluator import evaluate
+from facekit.evaluation.evaluator import evaluate, table_of
+from facekit.evaluation.scoring import Asked
 from facekit.models import build_backbone
 from facekit.models.loading import as_embedder
 device = Device.pick("cpu", "fp32", threads=2)
@@ -70,7 +71,7 @@ def status(name):
 open("/proc/self/clear_refs", "w").write("5")
 base = status("VmRSS")
 pairs = open_benchmark(sys.argv[1])
-rows = evaluate(embed, [pairs], flip="sum")
+rows = evaluate(table_of(embed, "sum"), [pairs], Asked(flip="sum")).rows
 print(status("VmHWM") - base, len(pairs.source))
 """
 

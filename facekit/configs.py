@@ -29,6 +29,14 @@ Preset = Literal["coupleface"]
 Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 Flip = Literal["model", "sum", "concat", "none"]
+Score = Literal["raw", "dao", "znorm", "tnorm", "snorm", "asnorm", "csls", "nicdm", "rerank", "fmr"]
+Operator = Literal["add", "z", "ratio", "nicdm"]
+Statistic = Literal["mean", "lse", "max"]
+Sides = Literal["both", "enrol", "probe", "max"]
+Reduce = Literal["single", "centre", "max"]
+Condition = Literal["mask", "lowres", "blur", "dark", "grey", "jpeg"]
+BankKind = Literal["cohort", "train", "latentmix", "cgan", "noise"]
+NoiseList = Literal["original", "cleaned", "insightface"]
 RunStatus = Literal["done", "running", "silent", "unfinished", "interrupted", "failed", "broken"]
 
 
@@ -243,6 +251,7 @@ class FitOptions(Config):
     decay_norms: bool = option(True, "weight decay on BatchNorm, PReLU and biases too (as arcface_torch does)")
     clip: float = option(5.0, "clip the gradient norm at this value; 0 is off", low=0)
     flip: bool = option(True, "mirror half of the training images")
+    mask: float = option(0.0, "share of the training images that wear a rendered face mask", low=0, high=1)
     cache: Literal["auto", "ram", "device", "none"] = option("auto", "where decoded images are kept")
     save_minutes: float = option(5.0, "save a resumable state this often", above=0)
     save_steps: int | None = option(None, "also save every this many steps", low=1)
@@ -301,6 +310,66 @@ class EvalOptions(Config):
     out: Path | None = option(None, "folder for results.json and results.csv")
 
 
+@dataclass(frozen=True, kw_only=True)
+class ProtocolOptions(Config):
+    """What protocols beyond listed pairs read."""
+
+    gallery: Path | None = option(
+        None, "enrolled faces: folder per identity, list file, or embeddings (.npz, .npy); measured with --probe"
+    )
+    probe: Path | None = option(None, "searched faces, as --gallery; people who are not enrolled count for FPIR")
+    fpir: tuple[float, ...] = option((0.1, 0.01, 0.003), "operating points for TPIR", above=0, high=1)
+    rank: tuple[int, ...] = option((1, 5, 10), "ranks of the identification rate", low=1)
+    image_norm: Literal["keep", "unit"] = option(
+        "keep", "IJB: pool embeddings as they are (InsightFace), or of unit length"
+    )
+    faceness: bool = option(True, "IJB: weigh every image by its detection score (D1)")
+    megaface_list: NoiseList = option(
+        "cleaned", "MegaFace: drop the listed noise, replace it as InsightFace does, or nothing"
+    )
+    ties: Literal["pessimistic", "optimistic"] = option("pessimistic", "MegaFace: who wins a tie, distractor or mate")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignmentOptions(Config):
+    """How scores are aligned by each face's inter-class neighbours (idea: abstract of arXiv 2103.01559)."""
+
+    support: tuple[str, ...] = option(
+        (),
+        "where neighbours come from: cohort=PATH, train=PATH, latentmix=PATH (folders of other people), gallery, "
+        "noise, learned=FILE from fit-estimator, or a bank .npz from align-eval bank (comma separated)",
+    )
+    policy: Path | None = option(None, "repeat the alignment of this policy.json; replaces the options below")
+    operator: Operator = option("add", "discrepancy operator of dao")
+    alpha: float | None = option(
+        None, "strength of dao; default 0.5, or the best on --dev where that is given", low=0, high=2
+    )
+    neighbours: int = option(50, "inter-class neighbours of each image (K)", low=1)
+    radius: float | None = option(None, "take all neighbours at least this similar instead (10 to 200)", low=-1, high=1)
+    statistic: Statistic = option("mean", "of the similarities to the neighbours")
+    tau: float = option(0.05, "temperature of the statistic lse", above=0)
+    sides: Sides = option("both", "whose discrepancy counts")
+    ddof: Literal["0", "1"] = option("0", "degrees of freedom of deviations: wespeaker and bob 0, speechbrain 1")
+    reduce: Reduce = option("single", "images of one identity in the support set: one, their centre, or the closest")
+    same_above: float | None = option(
+        None, "a neighbour more similar than this is taken for the same person and left out", low=-1, high=1
+    )
+    partners: Literal["near", "global"] = option("near", "latentmix: mix neighbouring people, or any")
+    candidates: int = option(10_000, "latentmix and noise: virtual people at most", low=10)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreOptions(AlignmentOptions):
+    """Which ways to score are compared."""
+
+    scores: tuple[Score, ...] = option(
+        ("raw",),
+        "ways to score, side by side. dao (lab): minus alpha x mean similarity to the neighbours, in both images; the "
+        "others are its published kin",
+    )
+    selection: Literal["own", "cross"] = option("own", "asnorm: neighbours of each side, or of the other side")
+
+
 # --- verbs -----------------------------------------------------------------------------------------
 
 
@@ -349,20 +418,94 @@ class DistillConfig(DataOptions, RunOptions, FitOptions, RelationOptions, Import
     init_head: Path | None = option(None, "start the head from these class centres, as facekit head merge writes them")
     tau: float = option(4.0, "temperature of kd", above=0)
     dropout: float = option(0.0, "dropout before the student's embedding layer", low=0, high=0.99)
+    teacher_view: Literal["clean", "same"] = option(
+        "clean", "with --mask: the teacher sees the face without the mask (may be cached), or what the student sees"
+    )
     teacher_cache: bool = option(True, "compute the teacher's outputs once and keep them on disk")
     cache_dir: Path | None = option(None, "where they are kept; default $FACEKIT_CACHE, else ~/.cache/facekit")
 
 
 @dataclass(frozen=True, kw_only=True)
-class AlignEvalConfig(EvalOptions, ImportOptions, DeviceOptions):
-    """Measure a model on face-verification benchmarks, with an interval behind every number."""
+class AlignEvalConfig(EvalOptions, ProtocolOptions, ScoreOptions, ImportOptions, DeviceOptions):
+    """Measure a model on face benchmarks, raw and aligned, with an interval behind every number."""
 
-    model: Path = option(dataclasses.MISSING, "run folder, weights file or .onnx")
+    model: Path | None = option(None, "run folder, weights file or .onnx; or give --embeddings")
+    embeddings: Path | None = option(
+        None, "embeddings instead of a model: .npz (embs, names), or .npy with a .csv of names beside it"
+    )
+    benchmark: tuple[str, ...] = option(
+        (),
+        "pair list, .bin, folder with pairs.txt, allpairs:LIST, cfp-fp:DIR, cfp-ff:DIR, agedb:DIR, ijbb:DIR, ijbc:DIR, "
+        "megaface:DIR, retrieval:DIR (comma separated)",
+    )
     far: tuple[float, ...] = option((1e-2, 1e-3, 1e-4), "operating points for TAR", above=0, high=1)
+    dev: str | None = option(None, "benchmark of other people: thresholds and alpha are chosen there, and kept")
+    dev_images: Path | None = option(None, "image root of --dev; default its folder's images/")
+    condition: tuple[Condition, ...] = option((), "also with probes rendered so, at thresholds frozen on clean images")
+    compare: Path | None = option(None, "a second model on the same pairs: is it better, and is that chance?")
+    report: Path | None = option(None, "write one self-contained HTML page here, its figures beside it")
+    thumbnails: bool = option(False, "show the hardest pairs in the report: face images leave your data with it")
 
 
 @dataclass(frozen=True, kw_only=True)
-class SwapConfig(EvalOptions, ImportOptions, DeviceOptions):
+class BankConfig(DataOptions, ImportOptions, DeviceOptions):
+    """Write a support bank: the faces that scores are aligned against."""
+
+    model: Path = option(dataclasses.MISSING, "run folder, weights file or .onnx that the bank is for")
+    kind: BankKind = option("cohort", "other people, training people, or virtual people made from them")
+    out: Path = option(dataclasses.MISSING, ".npz file to write")
+    reduce: Reduce = option("single", "images of one identity: one, their centre, or the closest")
+    generator: Path | None = option(None, "cgan: run folder of align-eval fit-generator")
+    drawn_for: Path | None = option(None, "cgan: the model that the generator was trained with; default --model")
+    partners: Literal["near", "global"] = option("near", "virtual people: mix neighbouring people, or any")
+    candidates: int = option(10_000, "virtual people at most", low=10)
+    flip: Flip = option("model", "flip fusion: model follows the model's own table")
+    batch: int = option(64, "images embedded at once", low=1)
+    seed: int = option(0, "seed of virtual people", low=0)
+    cache_dir: Path | None = option(None, "embedding cache; default $FACEKIT_CACHE, else ~/.cache/facekit")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitEstimatorConfig(DataOptions, ImportOptions, DeviceOptions):
+    """Learn to tell a face's discrepancy from its embedding alone: no other image at evaluation."""
+
+    model: Path = option(dataclasses.MISSING, "run folder, weights file or .onnx that the estimator is for")
+    out: Path = option(dataclasses.MISSING, ".safetensors file to write, its .json beside it")
+    neighbours: int = option(50, "inter-class neighbours behind the target (K)", low=1)
+    statistic: Statistic = option("mean", "of the similarities to the neighbours")
+    tau: float = option(0.05, "temperature of the statistic lse", above=0)
+    reduce: Reduce = option("single", "images of one identity in the bank behind the target")
+    augment: bool = option(True, "also learn from blurred, small and occluded copies of the images")
+    epochs: int = option(20, "passes over the data", low=1)
+    batch: int = option(512, "embeddings in a step", low=2)
+    lr: float = option(1e-3, "learning rate of AdamW", above=0)
+    weight_decay: float = option(1e-4, "weight decay", low=0)
+    flip: Flip = option("model", "flip fusion: model follows the model's own table")
+    seed: int = option(0, "seed of the halves, the held-out people and the order", low=0)
+    cache_dir: Path | None = option(None, "embedding cache; default $FACEKIT_CACHE, else ~/.cache/facekit")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitGeneratorConfig(DataOptions, RunOptions, ImportOptions, DeviceOptions):
+    """Train a conditional GAN that draws the face of an embedding: virtual people for the support set."""
+
+    model: Path = option(dataclasses.MISSING, "run folder or weights file whose embeddings are drawn")
+    side: Literal["32", "64", "112"] = option("64", "side of the generated images")
+    steps: int = option(20_000, "training steps", low=1)
+    batch: int = option(64, "images in a step", low=2)
+    lr: float = option(2e-4, "learning rate of both networks", above=0)
+    identity_weight: float = option(5.0, "weight of 1 - cos(embedding of the drawn face, the one asked for)", low=0)
+    r1: float = option(1.0, "weight of the discriminator's R1 gradient penalty", low=0)
+    r1_every: int = option(16, "steps between two penalties", low=1)
+    ema: float = option(0.999, "decay of the averaged generator", low=0, high=0.9999)
+    save_minutes: float = option(5.0, "save a resumable state this often", above=0)
+    log_every: int = option(20, "steps between two rows of metrics.jsonl", low=1)
+    deterministic: bool | None = option(None, "bit-identical repeats; default on for cpu, off for cuda")
+    cache_dir: Path | None = option(None, "embedding cache; default $FACEKIT_CACHE, else ~/.cache/facekit")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SwapConfig(EvalOptions, ScoreOptions, ImportOptions, DeviceOptions):
     """Can the new model replace the old one without enrolling anybody again?"""
 
     old: Path = option(dataclasses.MISSING, "the model whose gallery and threshold are in use")
@@ -417,11 +560,14 @@ class RunsCompareConfig(EvalOptions, ImportOptions, DeviceOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbedConfig(ImportOptions, DataOptions, DeviceOptions):
+class EmbedConfig(AlignmentOptions, ImportOptions, DataOptions, DeviceOptions):
     """Embed a folder of faces: float32, not normalised."""
 
     model: Path = option(dataclasses.MISSING, "run folder, weights file or .onnx")
     out: Path = option(dataclasses.MISSING, "file to write: .npz, or .npy with a .csv of names beside it")
+    aligned: Literal["enrol", "probe"] | None = option(
+        None, "write vectors of D+2 numbers whose inner product is the score aligned by --support or --policy"
+    )
     flip: Flip = option("model", "flip fusion: model follows the model's own table")
     batch: int = option(64, "images embedded at once", low=1)
 
@@ -437,6 +583,10 @@ class ExportConfig(ImportOptions):
     min_cosine: float = option(0.9999, "least cosine between the two embeddings of an image", high=1)
     max_difference: float = option(1e-3, "largest difference allowed, relative to the largest embedding value", above=0)
     opset: int = option(18, "ONNX opset", low=18)
+    with_estimator: Path | None = option(
+        None, "also output aligned vectors of D+2 numbers for enrolling and searching, by this file of fit-estimator"
+    )
+    alpha: float = option(0.5, "strength of the alignment --with-estimator", low=0, high=2)
     threads: int | None = option(None, "CPU threads of the parity gate; default all cores", low=1)
 
 
@@ -482,6 +632,18 @@ class SynthConfig(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
+class PairsConfig(DataOptions):
+    """Write a verification set of your own people: balanced, folds that share nobody, classes interleaved."""
+
+    out: Path = option(dataclasses.MISSING, "folder to write: pairs.csv and images/")
+    pairs: int = option(6000, "pairs, half of them of one person", low=20)
+    folds: int = option(10, "folds that share no person", low=2)
+    per_person: int = option(10, "same-person pairs of one person at most", low=1)
+    seed: int = option(0, "seed of the choice", low=0)
+    bin: bool = option(False, "also write InsightFace's .bin into the folder")
+
+
+@dataclass(frozen=True, kw_only=True)
 class HeadMergeConfig(Config):
     """Join the PartialFC shards that arcface_torch wrote for each GPU into one head."""
 
@@ -510,7 +672,11 @@ class DoctorConfig(Config):
     json: bool = option(False, "print JSON to stdout, and nothing else there")
 
 
-RUN_VERBS: dict[str, type[Config]] = {"train": TrainConfig, "distill": DistillConfig}
+RUN_VERBS: dict[str, type[Config]] = {
+    "train": TrainConfig,
+    "distill": DistillConfig,
+    "fit-generator": FitGeneratorConfig,
+}
 """The verbs that leave run folders."""
 
 

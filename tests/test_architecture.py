@@ -49,8 +49,8 @@ STANDARD_ONLY: dict[str, set[str]] = {
     "core": {"torch", "numpy", "pandas", "safetensors", "rich"},
 }
 
-# What the training verbs share lies beside them; it is no verb, and imports none.
-SHARED_BY_ENGINES = "engines.fitting."
+# What several verbs share lies beside them; it is no verb, and imports none.
+SHARED_BY_ENGINES = ("engines.fitting.", "engines.supports.")
 
 PRINTING = {"cli", "engines"}
 RUNS_CODE = {"marshal", "shelve", "dill", "joblib", "cloudpickle"}

@@ -217,8 +217,8 @@ def test_no_verb_shows_the_help(arguments: list[str], run: Run) -> None:
         ("train --resume=yes", "does not take a value"),
         ("distill", "--teacher is required: run folder, .pt/.pth/.safetensors, or .onnx"),
         ("profile", "MODEL is required: backbone name"),
-        ("align-eval --model m", "--benchmark is required"),
-        ("align-eval --model m --benchmark ,", "--benchmark is required"),
+        ("align-eval --model m", "nothing to measure on: give --benchmark"),
+        ("align-eval --model m --benchmark ,", "nothing to measure on: give --benchmark"),
         ("align-eval --far 0.1 swap --old a", "options of 'swap' belong behind its name"),
     ],
 )

@@ -19,7 +19,14 @@ from facekit import cli, configs
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = sorted((ROOT / "examples").glob("*.sh"))
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-NAMES = {"student": "mbf_half", "epochs": "3", "identities": "4", "teacher_epochs": "1", "student_epochs": "1"}
+NAMES = {
+    "student": "mbf_half",
+    "epochs": "3",
+    "identities": "4",
+    "teacher_epochs": "1",
+    "student_epochs": "1",
+    "from": "4",
+}
 
 
 def script_variables(text: str) -> dict[str, list[str]]:
@@ -72,9 +79,11 @@ def test_a_shown_command_is_accepted(words: list[str], monkeypatch: pytest.Monke
 
 def test_readme_shows_every_verb() -> None:
     shown = {" ".join(w for w in words[:2] if not w.startswith("-")) for words in commands(ROOT / "README.md")}
-    for verb in ("train", "distill", "align-eval", "align-eval swap", "embed", "export", "profile", "doctor",
-                 "data pack", "data check", "data synth", "head merge", "head slice", "runs list", "runs show",
-                 "runs compare"):  # fmt: skip
+    for verb in (
+        "train", "distill", "align-eval", "align-eval swap", "align-eval bank", "align-eval fit-estimator",
+        "align-eval fit-generator", "embed", "export", "profile", "doctor", "data pack", "data check", "data synth",
+        "data pairs", "head merge", "head slice", "runs list", "runs show", "runs compare",
+    ):  # fmt: skip
         assert any(s == verb or s.startswith(verb + " ") for s in shown), f"README shows no 'facekit {verb}'"
 
 

@@ -20,6 +20,8 @@ class Batch(NamedTuple):
     """int64 [B], 0 plain, 1 mirrored: which cached teacher output belongs to the sample."""
     position: Tensor
     """int64 [B], place in the global batch: makes "last one wins" the same on any number of processes."""
+    mask: Tensor | None = None
+    """int64 [B], which face mask the sample wears (a key of ``wear_mask``), 0 for none; None where nobody wears one."""
 
 
 class Outputs(NamedTuple):

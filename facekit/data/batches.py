@@ -1,4 +1,4 @@
-"""Training batches: their order and flips are functions of (seed, epoch, index) alone.
+"""Training batches: their order, flips and masks are functions of (seed, epoch, index) alone.
 
 So a run resumes from the two numbers (epoch, step), with batches identical to those it would have seen. Several
 processes cut every batch into equal slices, in rank order: what a batch holds does not depend on their number.
@@ -20,7 +20,7 @@ from facekit.data.memory import free_ram
 from facekit.data.prefetch import prefetched, reader_threads
 from facekit.data.protocol import Source
 
-ORDER, FLIP = 1, 2
+ORDER, FLIP, MASK = 1, 2, 3
 BLOCK = 256
 
 
@@ -48,6 +48,13 @@ def epoch_views(seed: int, epoch: int, n: int) -> np.ndarray:
     return (mix(seed, epoch, FLIP, np.arange(n)) >> np.uint64(63)).astype(np.int64)
 
 
+def epoch_masks(seed: int, epoch: int, n: int, share: float) -> np.ndarray:
+    """The mask of every image as a key of ``wear_mask``, int64 [n]: about ``share`` of them wear one, 0 is none."""
+    draw = mix(seed, epoch, MASK, np.arange(n))
+    worn = (draw >> np.uint64(11)).astype(np.float64) < share * 2.0**53
+    return np.where(worn, draw | np.uint64(1), np.uint64(0)).view(np.int64)
+
+
 class Plan(NamedTuple):
     """One epoch, laid out: everything but the pixels, already on the device so that a step copies nothing small."""
 
@@ -56,6 +63,7 @@ class Plan(NamedTuple):
     labels: Tensor
     view: Tensor
     position: Tensor
+    mask: Tensor | None
 
 
 class Batches:
@@ -63,7 +71,9 @@ class Batches:
 
     ``ram`` and ``device`` decode everything once and gather with one indexing call a step; ``none`` decodes every
     batch in a few threads ahead of the step; ``auto`` is ram if the pixels of all processes fit into a third of the
-    free RAM. ``batch`` is the whole batch; process ``rank`` of ``world`` gets rows [rank B/world, (rank+1) B/world).
+    free RAM. ``mask`` is the share of the images that wear a face mask; the pixels handed out are without it, the task
+    puts it on (``core.augment.seen``). ``batch`` is the whole batch; process ``rank`` of ``world`` gets rows
+    [rank B/world, (rank+1) B/world).
     """
 
     def __init__(
@@ -76,6 +86,7 @@ class Batches:
         put: Callable[[Tensor], Tensor],
         cache: str = "auto",
         drop_last: bool = True,
+        mask: float = 0.0,
         rank: int = 0,
         world: int = 1,
     ) -> None:
@@ -83,6 +94,7 @@ class Batches:
             raise UsageError(f"--batch {batch} cannot be cut into equal slices for {world} processes")
         self.share, self.rank = batch // world, rank
         self.source, self.batch, self.seed, self.flip, self.put = source, batch, seed, flip, put
+        self.mask = mask
         self.steps_per_epoch = len(source) // batch if drop_last else -(-len(source) // batch)
         if self.steps_per_epoch == 0:
             raise InputError(f"{len(source)} images are fewer than one batch of {batch}; lower --batch or add images")
@@ -98,10 +110,11 @@ class Batches:
         slices = [slice(begin, begin + self.share) for begin in begins]
         for part, images in zip(slices, self.images(plan, slices), strict=True):
             rows = plan.rows[part]
-            yield Batch(images, plan.labels[part], rows, plan.view[part], plan.position[: len(rows)])
+            mask = None if plan.mask is None else plan.mask[part]
+            yield Batch(images, plan.labels[part], rows, plan.view[part], plan.position[: len(rows)], mask)
 
     def plan(self, epoch: int) -> Plan:
-        """Order, labels and flips of an epoch."""
+        """Order, labels, flips and masks of an epoch."""
         n = len(self.source)
         order = epoch_order(self.seed, epoch, n)
         view = epoch_views(self.seed, epoch, n)[order] if self.flip else np.zeros(n, np.int64)
@@ -109,7 +122,10 @@ class Batches:
         rows, labels, views, position = (
             self.put(torch.from_numpy(np.ascontiguousarray(a))) for a in (order, self.source.labels[order], view, own)
         )
-        return Plan(order, rows, labels, views, position)
+        mask = None
+        if self.mask > 0:
+            mask = self.put(torch.from_numpy(epoch_masks(self.seed, epoch, n, self.mask)[order]))
+        return Plan(order, rows, labels, views, position, mask)
 
     def images(self, plan: Plan, slices: list[slice]) -> Iterator[Tensor]:
         """The pixels of each slice of the plan, on the device."""

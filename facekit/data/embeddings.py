@@ -12,7 +12,7 @@ import json
 import os
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -22,10 +22,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from facekit.core.device import Device
 from facekit.core.errors import FacekitError, InputError, NonFinite
 from facekit.core.files import explain_write, locked, read_json, sync_folder, write_json
 from facekit.data.cache_dir import default_cache_dir
-from facekit.data.prefetch import prefetched
+from facekit.data.prefetch import prefetched, reader_threads
 from facekit.data.protocol import Source
 
 __all__ = ["default_cache_dir", "embed_source"]
@@ -36,6 +37,8 @@ Produce = Callable[[int, Report], Iterator[np.ndarray]]
 SAVE_SECONDS = 5.0
 """How much work a kill may cost."""
 CRC_BLOCK = 1 << 24
+ALONE = Device(torch.device("cpu"), "fp32")
+"""One process, which computes where it calls: nothing is queued."""
 
 
 def embed_source(
@@ -47,52 +50,108 @@ def embed_source(
     key: str = "",
     cache_dir: Path | None = None,
     progress: Report | None = None,
+    device: Device = ALONE,
 ) -> np.ndarray:
     """Embed every image in every view (0 plain, 1 mirrored): float32 [N,V,D], not normalised.
 
     ``embed`` takes uint8 [n,3,H,W] RGB in channels_last memory and returns [n,D]. ``key`` names the network, its
     preprocessing and precision; with ``cache_dir`` the result is kept under a name made of key, source and views, and
     what is there is used after its CRC was checked. ``progress`` is told how many more images are done,
-    those found in the cache too.
+    those found in the cache too. ``device`` says where ``embed`` computes, and which processes do it together: each
+    embeds its share of the batches, all get the whole, as one process would make it, and process 0 alone writes.
     Raises NonFinite if an embedding is not finite, so that a broken network never fills a cache.
     """
     if not views or any(v not in (0, 1) for v in views):
         raise InputError(f"views {views} must name 0 (plain) or 1 (mirrored)")
     report = progress or (lambda more: None)
+    produce = partial(blocks, embed, source, views, batch, device)
     if cache_dir is None:
-        return gather(blocks(embed, source, views, batch, 0, report), len(source))
+        return gather(produce(0, report), len(source))
     about = {"key": key, "fingerprint": source.fingerprint, "views": list(views), "images": len(source)}
     entry = Entry(cache_dir, about)
-    with locked(entry.lock):  # another process may compute the same: then its result is found
+    if device.rank == 0:
+        found = kept(entry, produce, report, device)
+        device.tell("written")
+    else:
+        done = device.tell(None)
+        report(done)
+        for _ in produce(done, report):
+            pass  # process 0 keeps them
+        device.tell(None)
         found = entry.finished()
-        if found is None:
-            fill(entry, partial(blocks, embed, source, views, batch), report)
-            found = entry.finished()
-        else:
-            report(len(source))
     if found is None:
-        raise InputError(f"the embeddings just written to {entry.final} cannot be read back; is the disk failing?")
+        reason = "is the disk failing?" if device.rank == 0 else "do all processes see the same cache folder?"
+        raise InputError(f"the embeddings just written to {entry.final} cannot be read back; {reason}")
     return found
 
 
+def kept(entry: Entry, produce: Produce, report: Report, device: Device) -> np.ndarray | None:
+    """The entry, found or made now; the other processes are told from which row on they are needed."""
+    with locked(entry.lock):  # another run may compute the same: then its result is found
+        found = entry.finished()
+        if found is None:
+            fill(entry, lambda done, report: produce(device.tell(done), report), report)
+            return entry.finished()
+        report(device.tell(len(found)))
+        return found
+
+
 def blocks(
-    embed: Embed, source: Source, views: tuple[int, ...], batch: int, start: int, report: Report
+    embed: Embed, source: Source, views: tuple[int, ...], batch: int, device: Device, start: int, report: Report
 ) -> Iterator[np.ndarray]:
-    """Embeddings of consecutive images from ``start`` on, float32 [n,V,D] each; decoding runs ahead in a thread."""
+    """Embeddings of consecutive images from ``start`` on, float32 [n,V,D] each, on every process.
+
+    The processes take turns: each embeds every ``world``-th batch, and what was found in a round goes to all.
+    """
     rows = [np.arange(i, min(i + batch, len(source))) for i in range(start, len(source), batch)]
+    rounds = range(0, len(rows), device.world)
+    # In the last round some have nothing left: they repeat the last batch, and it is dropped below.
+    own = [rows[min(first + device.rank, len(rows) - 1)] for first in rounds]
     width: int | None = None
-    decoded = prefetched((partial(source.read, r) for r in rows), threads=1, ahead=2)
-    for index, pixels in zip(rows, decoded, strict=True):
-        images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
-        block = np.stack([to_array(embed(images.flip(3) if view else images), len(index)) for view in views], axis=1)
+    for first, block in zip(rounds, embedded(embed, source, views, own, device), strict=True):
         if width not in (None, block.shape[2]):
             raise InputError(f"the network returned embeddings of {width} and of {block.shape[2]} numbers")
         width = block.shape[2]
-        bad = np.flatnonzero(~np.isfinite(block).all(axis=(1, 2)))
-        if len(bad):
-            raise NonFinite(f"the embedding of {source.names[index[bad[0]]]} is not finite; nothing of it was kept")
-        yield block
-        report(len(index))
+        for index, part in zip(rows[first : first + device.world], everyones(block, batch, device), strict=False):
+            yield part[: len(index)]
+            report(len(index))
+
+
+def everyones(block: np.ndarray, batch: int, device: Device) -> Iterable[np.ndarray]:
+    """What the processes found in this round, in rank order; shorter blocks are filled up to ``batch`` rows."""
+    if device.world == 1:
+        return (block,)
+    padded = torch.zeros(1, batch, *block.shape[1:])
+    padded[0, : len(block)] = torch.from_numpy(block)
+    return device.gather(padded).numpy()
+
+
+def embedded(
+    embed: Embed, source: Source, views: tuple[int, ...], rows: Sequence[np.ndarray], device: Device
+) -> Iterator[np.ndarray]:
+    """The blocks of ``rows``, float32 [n,V,D] each. Decoding runs ahead, in one thread where networks need the CPU."""
+    queues = device.torch_device.type not in ("cpu", "mps")  # Metal's queue is not for two threads
+    threads = min(4, reader_threads()) if queues else 1
+    decoded = prefetched((partial(source.read, r) for r in rows), threads=threads, ahead=1 + threads)
+    jobs = (
+        partial(embed_block, embed, source, views, index, pixels) for index, pixels in zip(rows, decoded, strict=True)
+    )
+    if queues:  # while one thread waits for a result, the other queues the next batch
+        yield from prefetched(jobs, threads=2, ahead=1)
+    else:
+        yield from (job() for job in jobs)
+
+
+def embed_block(
+    embed: Embed, source: Source, views: tuple[int, ...], index: np.ndarray, pixels: np.ndarray
+) -> np.ndarray:
+    """One batch in all views, float32 [n,V,D]. Raises NonFinite naming the image."""
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2)
+    block = np.stack([to_array(embed(images.flip(3) if view else images), len(index)) for view in views], axis=1)
+    bad = np.flatnonzero(~np.isfinite(block).all(axis=(1, 2)))
+    if len(bad):
+        raise NonFinite(f"the embedding of {source.names[index[bad[0]]]} is not finite; nothing of it was kept")
+    return block
 
 
 def gather(parts: Iterator[np.ndarray], n: int) -> np.ndarray:

@@ -180,12 +180,19 @@ def listed_pairs(listed: PairList, root: Path) -> PairSet:
     facts = inspect_files(root, files)
     found = usable(facts.size, dict(facts.reasons), lambda i: read_image_file(root / files[i]))
     require_images(found, names, listed.path, root)
+    source = file_source(listed, root, files, facts, found.kept, [person[names[i]] for i in found.kept])
+    return pairs_among(listed, paths, names, found, source)
+
+
+def pairs_among(
+    listed: PairList, paths: Sequence[tuple[str, str]], names: Sequence[str], found: Usable, source: Source
+) -> PairSet:
+    """The pairs of a list whose images ``names`` are those of ``source``, but for the failed ones."""
     place = {name: i for i, name in enumerate(names)}
     left, right = (found.row[[place[pair[side]] for pair in paths]] for side in (0, 1))
     keep = (left >= 0) & (right >= 0)
     left, right, same = left[keep], right[keep], listed.same[keep]
     require_classes(same, listed.path)
-    source = file_source(listed, root, files, facts, found.kept, [person[names[i]] for i in found.kept])
     identity = source.labels if listed.people_known else None
     folds = folds_after_loss(listed.folds, keep, same, identity, left, right)
     return PairSet(
@@ -229,12 +236,16 @@ def file_source(
     listed: PairList, root: Path, files: Sequence[str], facts: Facts, kept: np.ndarray, people: Sequence[str | None]
 ) -> FileSource:
     """The usable files as a source, labelled with their people."""
-    known = [who for who in people if who is not None]
-    identities = tuple(sorted(set(known)))
-    number = {who: i for i, who in enumerate(identities)}
-    labels = np.array([-1 if who is None else number[who] for who in people], np.int64)
+    labels, identities = numbered(people)
     listing = Listing(listed.path, root, [files[i] for i in kept], labels, identities)
     return FileSource(listing, Facts(facts.sha256[kept], facts.size[kept], {}))
+
+
+def numbered(people: Sequence[str | None]) -> tuple[np.ndarray, tuple[str, ...]]:
+    """(labels int64 [N], -1 where unknown; their names in Python string order)."""
+    identities = tuple(sorted({who for who in people if who is not None}))
+    number: dict[str | None, int] = {who: i for i, who in enumerate(identities)}
+    return np.array([number.get(who, -1) for who in people], np.int64), identities
 
 
 def folds_after_loss(
@@ -259,9 +270,7 @@ def folds_after_loss(
 
 def all_pairs(listed: PairList, root: Path) -> PairSet:
     """All pairs among at most 10 images (lowest numbers first) of each person of the list."""
-    if not listed.people_known:
-        raise InputError(f"{listed.path} does not tell its people, which allpairs needs; add the columns id1 and id2")
-    people = sorted(listed.people())
+    people = people_for_all_pairs(listed)
     files, who, absent = images_of_people(root, people)
     if not files:
         raise InputError(
@@ -272,15 +281,28 @@ def all_pairs(listed: PairList, root: Path) -> PairSet:
     found = usable(facts.size, dict(facts.reasons), lambda i: read_image_file(root / files[i]))
     require_images(found, files, listed.path, root)
     source = file_source(listed, root, files, facts, found.kept, [who[i] for i in found.kept])
-    n, before = len(source), len(files) * (len(files) - 1) // 2
+    before, after = (n * (n - 1) // 2 for n in (len(files), len(source)))
+    notes = [*explain(found.reasons, files, before, after)]
+    if absent:
+        notes.append(f"{len(absent)} of {len(people)} people have no images under {root} (the first is {absent[0]})")
+    return every_pair(listed, source, len(found.reasons) + len(absent), notes)
+
+
+def people_for_all_pairs(listed: PairList) -> list[str]:
+    """Everybody on the list, sorted."""
+    if not listed.people_known:
+        raise InputError(f"{listed.path} does not tell its people, which allpairs needs; add the columns id1 and id2")
+    return sorted(listed.people())
+
+
+def every_pair(listed: PairList, source: Source, failed: int, notes: Sequence[str]) -> PairSet:
+    """All pairs of the images of ``source``, which shows the people of the list."""
+    n = len(source)
     if n * (n - 1) // 2 * BYTES_PER_PAIR > free_ram():
         raise InputError(f"{n} images make {n * (n - 1) // 2} pairs, too many for the free memory; take a shorter list")
     left, right = (side.astype(np.int32) for side in np.triu_indices(n, 1))
     same = source.labels[left] == source.labels[right]
     require_classes(same, listed.path)
-    notes = [*explain(found.reasons, files, before, len(same))]
-    if absent:
-        notes.append(f"{len(absent)} of {len(people)} people have no images under {root} (the first is {absent[0]})")
     return PairSet(
         name=ALL + name_of(listed.path),
         path=listed.path.as_posix(),
@@ -292,7 +314,7 @@ def all_pairs(listed: PairList, root: Path) -> PairSet:
         fold=None,
         fold_rule=f"no folds: all pairs among at most {PER_PERSON} images per person",
         identity=source.labels,
-        failed=len(found.reasons) + len(absent),
+        failed=failed,
         notes=tuple(notes),
     )
 
@@ -304,17 +326,28 @@ def images_of_people(root: Path, people: Sequence[str]) -> tuple[list[str], list
     flat: dict[str, list[str]] = {}
     for name in loose:
         flat.setdefault(person_of(name), []).append(name)
-    files: list[str] = []
+
+    def images_of(person: str) -> list[str]:
+        own = [f"{person}/{image}" for image in list_folder(root / person)[1]] if person in present else []
+        return own or flat.get(person, [])
+
+    return first_images(people, images_of)
+
+
+def first_images(
+    people: Sequence[str], images_of: Callable[[str], Sequence[str]]
+) -> tuple[list[str], list[str], list[str]]:
+    """(at most 10 names per person, lowest numbers first; the person on each; people without any)."""
+    names: list[str] = []
     who: list[str] = []
     absent: list[str] = []
     for person in people:
-        own = [f"{person}/{image}" for image in list_folder(root / person)[1]] if person in present else []
-        chosen = sorted(own or flat.get(person, []), key=natural)[:PER_PERSON]
-        files += chosen
+        chosen = sorted(images_of(person), key=natural)[:PER_PERSON]
+        names += chosen
         who += [person] * len(chosen)
         if not chosen:
             absent.append(person)
-    return files, who, absent
+    return names, who, absent
 
 
 def natural(name: str) -> list[tuple[int, int, str]]:

@@ -30,22 +30,22 @@ from facekit.evaluation.compare import (
     ALPHA,
     ENOUGH_SEEDS,
     Arm,
-    Measured,
     Network,
     common_flip,
     group,
     judge,
     leading,
-    measure,
     side_by_side,
     standings,
 )
-from facekit.evaluation.evaluator import bootstrap, embed_pairs
+from facekit.evaluation.evaluator import embed_pairs
+from facekit.evaluation.pairwise import bootstrap
 from facekit.evaluation.results import command_line, describe_benchmark, describe_environment, describe_model
 from facekit.evaluation.statistics import LEVEL, IdentityBootstrap
 from facekit.evaluation.swap import Trials, orient
 from facekit.evaluation.verdict import signed
 from facekit.evaluation.verification import pair_cosines
+from facekit.evaluation.versus import TarDraws, draw_tar
 from facekit.models.loading import Model, load_model
 
 OWN, COMMON = "own gallery", "common gallery"
@@ -170,7 +170,7 @@ class Stage:
         own, common, _ = orient(pairs)
         self.trials = {OWN: own} if config.gallery is None else {OWN: own, COMMON: common}
         self.boots = {way: self.draws(trials) for way, trials in self.trials.items()}
-        self.measured: dict[str, list[Measured]] = {way: [] for way in self.trials}
+        self.measured: dict[str, list[TarDraws]] = {way: [] for way in self.trials}
         self.gallery = None if config.gallery is None else self.load(config.gallery)
         self.enrolled = None if self.gallery is None else self.embed(self.gallery)
 
@@ -192,7 +192,7 @@ class Stage:
                     f"{gallery.shape[1]}: they cannot be compared; leave one of them out"
                 )
             scores = pair_cosines(gallery, vectors, trials.left, trials.right)
-            self.measured[way].append(measure(scores, self.boots[way], self.config.far))
+            self.measured[way].append(draw_tar(scores, trials.same, self.config.far, self.boots[way]))
 
     def load(self, path: Path) -> Model:
         """A model that takes the same images under the same flip rule as the first one."""

@@ -70,8 +70,10 @@ def distill(config: DistillConfig, device: Device) -> None:
     source = open_training_data(config, path, need_labels=bool(NEED_LABELS & set(weights)))
     check_same(run, "data", "fingerprint", source.fingerprint)
     check_same(run, "teacher", "sha256", teacher.sha256)
-    needs_table = config.teacher_cache or bool({"kd", "rad"} & set(weights))
-    table = teacher_table(config, teacher, source) if needs_table else None
+    if config.teacher_view == "same":
+        say("teacher", "sees the masks too (--teacher-view same): it runs in every step, its outputs are not cached")
+    needs_table = caches_teacher(config) or bool({"kd", "rad"} & set(weights))
+    table = teacher_table(config, teacher, source, device) if needs_table else None
     artefacts = open_relations(config, teacher, source, table) if "rad" in weights and table is not None else None
     if artefacts:
         check_same(run, "artefacts", "manifest", artefacts.manifest)
@@ -92,6 +94,7 @@ def distill(config: DistillConfig, device: Device) -> None:
         "adapter": adapter_note(embedding, teacher.preprocess.embedding),
         "weights": weights,
         **({"artefacts": artefacts.describe()} if artefacts else {}),
+        **({"mask": {"share": config.mask, "teacher_view": config.teacher_view}} if config.mask else {}),
     }
     batches = open_batches(config, source, config.seed, device)
     train_to_end(config, run, task, source, batches, preprocess, device, meta, started)
@@ -141,7 +144,7 @@ READERS = {
 
 
 def check_readers(config: DistillConfig, weights: Mapping[str, float]) -> None:
-    """Refuse options that no term of this run would read."""
+    """Refuse options that nothing in this run would read."""
     for field in dataclasses.fields(config):
         wanted = READERS.get(field.name)
         if wanted and getattr(config, field.name) != field.default and not wanted & set(weights):
@@ -151,6 +154,13 @@ def check_readers(config: DistillConfig, weights: Mapping[str, float]) -> None:
             )
     if config.slot == "all" and config.slots == 1:
         raise UsageError("--slot all averages over several features of an identity: give --slots 2 or more")
+    if config.teacher_view == "same" and not config.mask:
+        raise UsageError("--teacher-view same lets the teacher see the masks of --mask: give it a share, as --mask 0.3")
+
+
+def caches_teacher(config: DistillConfig) -> bool:
+    """Whether the steps look the teacher's outputs up. Of masks, drawn anew in every epoch, there are none to keep."""
+    return config.teacher_cache and config.teacher_view == "clean"
 
 
 def teacher_data(teacher: Path) -> str | None:
@@ -159,8 +169,11 @@ def teacher_data(teacher: Path) -> str | None:
     return read_json(file).get("config", {}).get("data") if file.is_file() else None
 
 
-def teacher_table(config: DistillConfig, teacher: Model, source: Source) -> np.ndarray:
-    """The teacher's embeddings of all images and views, float32 [N,V,D], from the disk cache or computed now."""
+def teacher_table(config: DistillConfig, teacher: Model, source: Source, device: Device) -> np.ndarray:
+    """The teacher's embeddings of all images and views, float32 [N,V,D], from the disk cache or computed now.
+
+    Of faces without masks: --mask changes what training sees, not who somebody is.
+    """
     views = (0, 1) if config.flip else (0,)
     with image_progress("teacher outputs", len(source)) as advance:
         return embed_source(
@@ -170,6 +183,7 @@ def teacher_table(config: DistillConfig, teacher: Model, source: Source) -> np.n
             key=teacher.cache_key(),
             cache_dir=config.cache_dir or default_cache_dir(),
             progress=advance,
+            device=device,
         )
 
 
@@ -239,10 +253,10 @@ def build_task(
         if term != "cls"
     }
     outputs: Teacher
-    if table is not None and config.teacher_cache:
+    if table is not None and caches_teacher(config):
         outputs = CachedTeacher(table, device)
     else:
-        outputs = LiveTeacher(teacher.embed_on_device, width, device)
+        outputs = LiveTeacher(teacher.embed_on_device, width, device, masked=config.teacher_view == "same")
     return Distill(
         student, outputs, losses, preprocess, device, optimiser_of(config), classifier, adapter, config.local_relations
     )
@@ -290,7 +304,7 @@ def student_prototypes(
     """The untrained student's mean direction of each identity, in the width of the losses: one pass in eval mode."""
     embed = as_embedder(student.to(device.torch_device), preprocess, replace(device, precision="fp32", compile=False))
     with image_progress("student bank", len(source)) as advance:
-        table = embed_source(embed, source, progress=advance)
+        table = embed_source(embed, source, progress=advance, device=device)
     if adapter is not None:
         with torch.no_grad():
             table = adapter(torch.from_numpy(table)).numpy()

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
+from pathlib import Path
 
 import numpy as np
+import torch
+from torch import nn
 
+from facekit.alignment.estimator import (
+    EstimatorStatistics,
+    LearnedEstimator,
+    module_with_aligned_output,
+    read_estimator,
+    require_estimator,
+)
+from facekit.alignment.extended import EXTENDED_SIDES, extend
+from facekit.alignment.settings import Settings
+from facekit.alignment.statistics import Reference
 from facekit.configs import ExportConfig
 from facekit.core.device import Device
 from facekit.core.errors import FacekitError, UsageError
@@ -14,8 +28,13 @@ from facekit.core.files import explain_write, sync_folder
 from facekit.core.reporting import say
 from facekit.data.embeddings import embed_source
 from facekit.data.sources import Source, open_source, select
+from facekit.evaluation.vectors import VIEWS, unit_vectors
 from facekit.models.export import Parity, parity, write_onnx
 from facekit.models.loading import Model, load_model
+from facekit.models.onnxfile import OnnxNetwork
+
+ALIGNED = ("aligned_enrol", "aligned_probe")
+"""Outputs after the embedding, [N,D+2] each: to store, and to search with."""
 
 
 class ParityFailed(FacekitError):
@@ -33,7 +52,8 @@ def run(config: ExportConfig) -> None:
     for note in source.notes:
         say("note", note)
     source = spread(source, config.count)
-    result = export_proven(model, source, config)
+    estimator = None if config.with_estimator is None else open_estimator(config.with_estimator, model)
+    result = export_proven(model, source, config, estimator)
     size = config.out.stat().st_size
     say(
         "parity",
@@ -53,11 +73,23 @@ def spread(source: Source, count: int) -> Source:
     return select(source, keep)
 
 
-def export_proven(model: Model, source: Source, config: ExportConfig) -> Parity:
+def open_estimator(path: Path, model: Model) -> LearnedEstimator:
+    """The estimator of this network, under the flip rule that the network's table says."""
+    learned = read_estimator(path)
+    require_estimator(learned, model.sha256, model.preprocess.hash())
+    return learned
+
+
+def export_proven(
+    model: Model, source: Source, config: ExportConfig, estimator: LearnedEstimator | None = None
+) -> Parity:
     """Write under a temporary name, pass the gate, rename. Raises ParityFailed, leaving nothing behind."""
     temporary = config.out.with_name(f".{config.out.stem}.{secrets.token_hex(4)}.onnx")
     try:
-        write_onnx(model, temporary, config.opset)
+        if estimator is None:
+            write_onnx(model, temporary, config.opset)
+        else:
+            write_aligned(model, temporary, config, estimator)
         exported = load_model(temporary, device=model.device)
         result = parity(embed_source(model.embed, source)[:, 0], embed_source(exported.embed, source)[:, 0])
         if reason := result.fails(config.min_cosine, config.max_difference):
@@ -65,9 +97,49 @@ def export_proven(model: Model, source: Source, config: ExportConfig) -> Parity:
                 f"the exported file differs from {config.model} on {result.images} images: {reason}. "
                 f"{config.out} was not written; try another --opset, or loosen the limit if you can afford it"
             )
+        if estimator is not None:
+            check_aligned(model, exported, source, config, estimator)
         with explain_write(config.out):
             os.replace(temporary, config.out)
             sync_folder(config.out.parent)
     finally:
         temporary.unlink(missing_ok=True)
     return result
+
+
+# --- aligned outputs --------------------------------------------------------------------------------------
+
+
+def write_aligned(model: Model, path: Path, config: ExportConfig, estimator: LearnedEstimator) -> None:
+    """The network with its estimator behind it: three outputs, the embedding first."""
+    flip = model.preprocess.flip
+
+    def wrap(net: nn.Module) -> nn.Module:
+        return module_with_aligned_output(net, estimator, config.alpha, flip)
+
+    facts = {"alignment": json.dumps({"alpha": config.alpha, "flip": flip, "estimator": estimator.sha})}
+    write_onnx(model, path, config.opset, wrap, ALIGNED, facts)
+
+
+def check_aligned(
+    model: Model, exported: Model, source: Source, config: ExportConfig, estimator: LearnedEstimator
+) -> None:
+    """Raise ParityFailed where an inner product of the file's aligned vectors is not the aligned score."""
+    vectors = unit_vectors(
+        embed_source(model.embed, source, views=VIEWS[model.preprocess.flip]), model.preprocess.flip, source.names
+    )
+    d = EstimatorStatistics(estimator)(vectors).d
+    settings, usual = Settings(alpha=config.alpha), Reference(estimator.lesson.dbar, estimator.lesson.vbar, 0.0)
+    sides = [extend(vectors, d, settings, usual, side) for side in EXTENDED_SIDES]
+    wanted = sides[0] @ sides[1].T
+    network = exported.network
+    assert isinstance(network, OnnxNetwork)
+    images = exported.preprocess(torch.from_numpy(source.read(np.arange(len(source)))).permute(0, 3, 1, 2))
+    enrolled, probe = (network.aligned(images, name) for name in ALIGNED)
+    worst = float(np.abs(enrolled @ probe.T - wanted).max())
+    if not worst <= config.max_difference:
+        raise ParityFailed(
+            f"aligned scores of the exported file differ by {worst:.2e} on {len(source)} images, the limit is "
+            f"{config.max_difference:g}. {config.out} was not written; try another --opset"
+        )
+    say("aligned", f"largest difference of an aligned score {worst:.1e}; outputs {', '.join(ALIGNED)}")

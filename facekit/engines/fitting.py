@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from facekit.configs import DataOptions, DistillConfig, FitOptions, TrainConfig
+from facekit.core.augment import LEAST_SIDE
 from facekit.core.checkpoints import state_hash
 from facekit.core.device import Device
 from facekit.core.errors import ArtefactMismatch, InputError, ProcessLost, UsageError
@@ -61,6 +62,11 @@ def open_batches(options: FitOptions, source: Source, seed: int, device: Device)
             f"the data has {len(source)} images, fewer than one step of --batch {options.batch} x --accumulate "
             f"{options.accumulate}; lower them or add images"
         )
+    if options.mask and min(source.size) < LEAST_SIDE:
+        raise InputError(
+            f"--mask draws masks on faces of {LEAST_SIDE} pixels or more, and these images are "
+            f"{source.size[0]}x{source.size[1]}; leave it out, or give larger images"
+        )
     return Batches(
         source,
         batch=options.batch,
@@ -68,6 +74,7 @@ def open_batches(options: FitOptions, source: Source, seed: int, device: Device)
         flip=options.flip,
         put=device.put,
         cache=options.cache,
+        mask=options.mask,
         rank=device.rank,
         world=device.world,
     )
@@ -143,6 +150,28 @@ def check_same(run: Run, what: str, key: str, now: str) -> None:
         )
 
 
+@contextmanager
+def recorded(run: Run, described: Mapping[str, Any], device: Device, dry: bool) -> Iterator[None]:
+    """run.json says that the run goes on, and why where it stops. Process 0 writes for all, a dry run nothing."""
+    writes = not dry and device.rank == 0
+    environment = device.describe()
+    for what in ("threads", "processes"):
+        if run.resuming and run.record.get("environment", {}).get(what) not in (None, environment[what]):
+            say("note", f"another number of {what} than before: the resume is correct but not bit-identical")
+    if writes:
+        run.write("running", {**described, "environment": environment})
+    try:
+        yield
+    except BaseException as error:
+        if writes:
+            run.write("interrupted", {"reason": str(error), "error": type(error).__name__})
+        if isinstance(error, ProcessLost) and not dry:
+            raise ProcessLost(f"{error}; the last saved state is in {run.folder}; run again with --resume") from error
+        raise
+    for explanation in ("reason", "error"):
+        run.record.pop(explanation, None)
+
+
 def train_to_end(
     options: TrainingConfig,
     run: Run,
@@ -175,18 +204,12 @@ def train_to_end(
     dry = options.dry_run
     writes = not dry and device.rank == 0
     data = {"fingerprint": source.fingerprint, "images": len(source), "identities": len(source.identities)}
-    environment = device.describe()
-    for what in ("threads", "processes"):
-        if run.resuming and run.record.get("environment", {}).get(what) not in (None, environment[what]):
-            say("note", f"another number of {what} than before: the resume is correct but not bit-identical")
     described = {**meta, "data": data, "preprocess": preprocess.to_dict()}
-    if writes:
-        run.write("running", {**described, "environment": environment})
     journal = Journal(
         run.folder if writes else None, schedule.total_steps, options.batch * options.accumulate, options.tensorboard
     )
     validate = dev_validator(options, preprocess, device) if options.dev else None
-    try:
+    with recorded(run, described, device, dry):
         progress = fit(
             task,
             batches,
@@ -202,18 +225,10 @@ def train_to_end(
             max_steps=2 if dry else None,
             seed=options.seed,
         )
-    except BaseException as error:
-        if writes:
-            run.write("interrupted", {"reason": str(error), "error": type(error).__name__})
-        if isinstance(error, ProcessLost) and not dry:
-            raise ProcessLost(f"{error}; the last saved state is in {run.folder}; run again with --resume") from error
-        raise
     if dry:
         say("dry run", "two steps ran; nothing was written")
         return progress
     model = task.modules["model"]
-    for explanation in ("reason", "error"):
-        run.record.pop(explanation, None)
     facts = {
         "weights_sha256": state_hash(model.state_dict()),
         "images_seen": progress.images,

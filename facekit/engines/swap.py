@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import statistics
 
-import numpy as np
 from rich import box
 from rich.table import Table
 
@@ -13,10 +12,9 @@ from facekit.configs import SwapConfig
 from facekit.core.device import Device
 from facekit.core.errors import UsageError
 from facekit.core.files import plain, write_atomic
-from facekit.core.reporting import image_progress, ranged, result_screen, say
-from facekit.data.embeddings import default_cache_dir
+from facekit.core.reporting import ranged, result_screen, say
 from facekit.data.pairs import PairSet, open_benchmark
-from facekit.evaluation.evaluator import embed_pairs
+from facekit.engines.supports import Alignments, ModelEmbedder, check_options, unit
 from facekit.evaluation.figures import style
 from facekit.evaluation.page import Cost, render
 from facekit.evaluation.results import (
@@ -27,6 +25,7 @@ from facekit.evaluation.results import (
     model_label,
     write_results,
 )
+from facekit.evaluation.scoring import Scorer
 from facekit.evaluation.swap import Certificate, certify, shared_flip, swap_rows
 from facekit.evaluation.verdict import Verdict, judge, one_in, points, summary
 from facekit.models.loading import Model, load_model
@@ -43,6 +42,7 @@ def run(config: SwapConfig) -> None:
     if config.report is not None:
         with style():
             pass  # a missing report extra is said before the work, not after it
+    check_alignment(config)
     device = Device.pick(config.device, config.precision, threads=config.threads, measuring=True)
     old, new = (
         load_model(path, device=device, channels=config.channels, scaling=config.scaling)
@@ -52,7 +52,9 @@ def run(config: SwapConfig) -> None:
     pairs = open_benchmark(config.benchmark[0], config.images)
     for note in pairs.notes:
         say("note", f"{pairs.name}: {note}")
-    vectors = [embedded(model, pairs, flip, config) for model in (old, new)]
+    embedders = [ModelEmbedder.of(model, device, flip, config.batch, config.cache_dir) for model in (old, new)]
+    vectors = [unit(embedder, pairs.source) for embedder in embedders]
+    scorers = [scorer_in(embedder, pairs, config) for embedder in embedders]
     certificate = certify(
         vectors[0],
         vectors[1],
@@ -62,6 +64,7 @@ def run(config: SwapConfig) -> None:
         tolerance=config.tolerance,
         draws=config.draws,
         seed=config.seed,
+        scorers=(scorers[0], scorers[1]),
     )
     verdict = judge(certificate)
     costs = [
@@ -85,18 +88,21 @@ def run(config: SwapConfig) -> None:
     show(certificate, verdict, costs)
 
 
-def embedded(model: Model, pairs: PairSet, flip: str, config: SwapConfig) -> np.ndarray:
-    """Unit embeddings of the benchmark's images, from the cache where they are there."""
-    with image_progress(f"embed {pairs.name} by {model.name}", len(pairs.source)) as advance:
-        return embed_pairs(
-            model.embed,
-            pairs,
-            flip=flip,
-            batch=config.batch,
-            key=model.cache_key(),
-            cache_dir=config.cache_dir or default_cache_dir(),
-            progress=advance,
+def check_alignment(config: SwapConfig) -> None:
+    """A threshold is in use in one way to score: raw, or one alignment by one support set."""
+    aligned = [name for name in config.scores if name != "raw"]
+    if len(aligned) > 1 or len(config.support) > 1 or "rerank" in aligned or "fmr" in aligned:
+        raise UsageError(
+            "a swap is judged in one way to score: give --scores raw, or one aligned score (not rerank or fmr) "
+            "with one --support"
         )
+    check_options(config)
+
+
+def scorer_in(embedder: ModelEmbedder, pairs: PairSet, config: SwapConfig) -> Scorer:
+    """The way to score in the gallery of one model: its support set is embedded by that model."""
+    alignments = Alignments(config, config.scores, embedder, None, pairs.source.identities, config.seed)
+    return alignments.scorers(pairs.source)[-1]
 
 
 def latencies(models: list[Model], rounds: int = 5, repeats: int = 6) -> list[float]:

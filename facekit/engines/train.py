@@ -50,5 +50,6 @@ def train(config: TrainConfig, device: Device) -> None:
         "parameters": sum(p.numel() for p in model.parameters()),
         "licence": "yours, as far as the training images allow",
         "head": {"name": config.head, "identities": len(source.identities)},
+        **({"mask": {"share": config.mask}} if config.mask else {}),
     }
     train_to_end(config, run, task, source, batches, preprocess, device, meta, started, route_epochs=config.save_route)

@@ -21,8 +21,8 @@ from facekit.core.errors import ArtefactMismatch, InputError
 from facekit.core.preprocess import Preprocess
 from facekit.core.runfolder import StoredRun, measured_rows, method_of, number, table, tables, words
 from facekit.core.runs import NEUTRAL
-from facekit.evaluation import verification as v
 from facekit.evaluation.statistics import (
+    LEAST_FALSE,
     Difference,
     IdentityBootstrap,
     bootstrap_p,
@@ -30,7 +30,8 @@ from facekit.evaluation.statistics import (
     paired_difference,
     t_interval,
 )
-from facekit.evaluation.verdict import LEAST_FALSE, points
+from facekit.evaluation.verdict import points
+from facekit.evaluation.versus import TarDraws
 
 ALPHA = 0.05
 ENOUGH_SEEDS = 5
@@ -163,26 +164,6 @@ def common_flip(inputs: Mapping[str, Preprocess], asked: str) -> str:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """TAR of one network at F rates of false accepts: observed, and in every draw of people [F,R]."""
-
-    observed: tuple[v.OperatingPoint, ...]
-    drawn: np.ndarray
-    """NaN where a rate cannot be measured."""
-
-
-def measure(scores: np.ndarray, boot: IdentityBootstrap, fars: Sequence[float]) -> Measured:
-    """Strict TAR of pair scores [P], each draw with its own threshold."""
-    split = v.Scores.of(scores, boot.same)
-    observed = tuple(v.tar_at_far(split, far) for far in fars)
-    drawn = np.full((len(fars), boot.multiplicity.shape[1]), np.nan)
-    usable = [i for i, point in enumerate(observed) if point.value is not None]
-    if usable:
-        drawn[usable] = boot.tar_at_far(scores, [fars[i] for i in usable])
-    return Measured(observed, drawn)
-
-
-@dataclass(frozen=True)
 class SeedChanges:
     """The difference to the control seed by seed, for the seeds that both have."""
 
@@ -239,14 +220,14 @@ class Standing:
 
 
 def standings(
-    arms: Sequence[Arm], measured: Sequence[Measured], fars: Sequence[float], boot: IdentityBootstrap
+    arms: Sequence[Arm], measured: Sequence[TarDraws], fars: Sequence[float], boot: IdentityBootstrap
 ) -> list[list[Standing]]:
     """Every arm [A] at every rate [F]; ``measured`` holds the networks, to which the arms' members point."""
     return [[standing(arm, arms[0], measured, i, far, boot) for i, far in enumerate(fars)] for arm in arms]
 
 
 def standing(
-    arm: Arm, control: Arm, measured: Sequence[Measured], i: int, far: float, boot: IdentityBootstrap
+    arm: Arm, control: Arm, measured: Sequence[TarDraws], i: int, far: float, boot: IdentityBootstrap
 ) -> Standing:
     """One arm at the ``i``-th rate."""
     point = measured[arm.members[0]].observed[i]
@@ -260,14 +241,14 @@ def standing(
     return Standing(far, tuple(own), mean, sd, interval.low, interval.high, point.status, point.note, change)
 
 
-def over_seeds(arm: Arm, measured: Sequence[Measured], i: int) -> tuple[list[float], np.ndarray]:
+def over_seeds(arm: Arm, measured: Sequence[TarDraws], i: int) -> tuple[list[float], np.ndarray]:
     """(TAR of each of an arm's networks, their mean in every draw [R])."""
     values = [measured[member].observed[i].value for member in arm.members]
     drawn = np.mean([measured[member].drawn[i] for member in arm.members], axis=0)
     return [value for value in values if value is not None], drawn
 
 
-def changed(arm: Arm, control: Arm, measured: Sequence[Measured], i: int, boot: IdentityBootstrap) -> Change:
+def changed(arm: Arm, control: Arm, measured: Sequence[TarDraws], i: int, boot: IdentityBootstrap) -> Change:
     """The arm's mean less the control's, over the same draws, and seed by seed."""
     (base, base_drawn), (own, own_drawn) = over_seeds(control, measured, i), over_seeds(arm, measured, i)
     people = paired_difference(float(np.mean(own)) - float(np.mean(base)), base_drawn, own_drawn, boot.trials)

@@ -22,24 +22,24 @@ if TYPE_CHECKING:
 
 COLOURS = {"old": "#0b5fa5", "new": "#0f766e", "cross": "#c2410c"}
 """Also readable where red and green are not told apart."""
-_INK, _RULE, _IMPOSTOR = "#334155", "#e2e8f0", "#cbd5e1"
-_CYCLE = ("#0b5fa5", "#c2410c", "#0f766e", "#7c3aed", "#a16207", "#64748b")
+INK, IMPOSTOR, _RULE = "#334155", "#cbd5e1", "#e2e8f0"
+CYCLE = ("#0b5fa5", "#c2410c", "#0f766e", "#7c3aed", "#a16207", "#64748b")
 _STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "facekit",
     "font.family": ["DejaVu Sans"],
     "font.size": 9,
     "axes.edgecolor": _RULE,
-    "axes.labelcolor": _INK,
+    "axes.labelcolor": INK,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.grid": True,
     "axes.axisbelow": True,
     "grid.color": _RULE,
     "grid.linewidth": 0.6,
-    "text.color": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
     "xtick.major.size": 0,
     "xtick.minor.size": 0,
     "ytick.major.size": 0,
@@ -94,9 +94,9 @@ def scores_svg(arms: Sequence[Arm], bins: np.ndarray, threshold: float) -> str:
         figure = new_figure(7.4, 3.9)
         rows: Sequence[Axes] = figure.subplots(len(arms), 1, sharex=True)
         for axes, arm in zip(rows, arms, strict=True):
-            for density, colour in ((arm.impostor_density, _IMPOSTOR), (arm.genuine_density, COLOURS[arm.name])):
+            for density, colour in ((arm.impostor_density, IMPOSTOR), (arm.genuine_density, COLOURS[arm.name])):
                 axes.stairs(density / density.max(), bins, fill=True, color=colour, alpha=0.75, linewidth=0)
-            axes.axvline(threshold, color=_INK, linewidth=1.1)
+            axes.axvline(threshold, color=INK, linewidth=1.1)
             axes.set_title(arm.title, loc="left", fontsize=9, fontweight="bold", pad=3)
             axes.set_yticks([])
             axes.spines["left"].set_visible(False)
@@ -146,7 +146,7 @@ def learning_curves(
     with style():
         figure = new_figure(6.4, 3.4)
         axes = figure.subplots()
-        for colour, (name, path) in zip(_CYCLE * (1 + len(runs) // len(_CYCLE)), runs.items(), strict=False):
+        for colour, (name, path) in zip(CYCLE * (1 + len(runs) // len(CYCLE)), runs.items(), strict=False):
             points = read_metric(path, key, x)
             axes.plot(points[:, 0], points[:, 1] * (100 if percent else 1), color=colour, linewidth=1.8, label=name)
             axes.plot(points[-1:, 0], points[-1:, 1] * (100 if percent else 1), "o", color=colour, markersize=4)

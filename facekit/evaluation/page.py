@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from typing import Any
 
 import jinja2
@@ -13,8 +12,10 @@ from markupsafe import Markup
 
 from facekit.evaluation.figures import COLOURS, roc_svg, scores_svg
 from facekit.evaluation.results import DescribedModel
+from facekit.evaluation.scoring import label_of
+from facekit.evaluation.statistics import LEAST_FALSE
 from facekit.evaluation.swap import Certificate, Rate
-from facekit.evaluation.verdict import LEAST_FALSE, Kind, Verdict, one_in, signed
+from facekit.evaluation.verdict import Kind, Verdict, one_in, signed
 from facekit.evaluation.verification import to_degrees, to_distance
 
 HEADLINE: dict[Kind, str] = {
@@ -45,12 +46,7 @@ def render(
     command: str,
 ) -> str:
     """The page. Names and paths are escaped; figures are inlined; nothing is fetched."""
-    text = resources.files("facekit.evaluation").joinpath("templates/swap.html").read_text(encoding="utf-8")
-    loader = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    loader.filters.update(
-        percent=percent, span=span, count=count, change=change, odds=one_in, megabytes=megabytes, millions=millions
-    )
-    return loader.from_string(text).render(
+    return template("swap.html").render(
         c=certificate,
         verdict=verdict,
         headline=HEADLINE[verdict.kind],
@@ -65,7 +61,23 @@ def render(
         roc=Markup(roc_svg(certificate.arms)),
         scores=Markup(scores_svg(certificate.arms, certificate.bins, certificate.threshold)),
         least_false=LEAST_FALSE,
+        scored="cosine" if certificate.scorer.name == "raw" else f"aligned score ({label_of(certificate.scorer)})",
     )
+
+
+def template(name: str) -> jinja2.Template:
+    """A page of the folder templates/: what is put in is escaped, what is missing is an error."""
+    loader = jinja2.Environment(
+        loader=jinja2.PackageLoader("facekit.evaluation"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    loader.filters.update(
+        percent=percent, span=span, count=count, change=change, odds=one_in, megabytes=megabytes, millions=millions
+    )
+    return loader.get_template(name)
 
 
 def after_headline(sentence: str) -> str:

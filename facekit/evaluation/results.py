@@ -59,6 +59,10 @@ class Row:
     n_failed: int | None = None
     status: str = "ok"
     note: str = ""
+    support: str | None = None
+    alpha: float | None = None
+    neighbours: int | None = None
+    transductive: bool | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Column name -> value, in the order of the schema."""
@@ -66,6 +70,14 @@ class Row:
 
 
 COLUMNS = tuple(field.name for field in dataclasses.fields(Row))
+
+
+def find(rows: Sequence[Row], metric: str, at: float | None = None, benchmark: str | None = None) -> Row | None:
+    """The first row of a metric at an operating point."""
+    for row in rows:
+        if row.metric == metric and row.at == at and benchmark in (None, row.benchmark):
+            return row
+    return None
 
 
 class DescribedModel(Protocol):
@@ -101,8 +113,44 @@ def describe_model(model: DescribedModel) -> dict[str, Any]:
     }
 
 
-def describe_benchmark(pairs: PairSet) -> dict[str, Any]:
-    """An entry of ``benchmarks``."""
+class NamedBenchmark(Protocol):
+    """What every kind of benchmark has."""
+
+    @property
+    def name(self) -> str:
+        """As in the ``benchmark`` column."""
+
+    @property
+    def path(self) -> str:
+        """Where it was read."""
+
+    @property
+    def failed(self) -> int:
+        """What could not be used."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What opening left out or doubts."""
+
+
+def describe_benchmark(benchmark: NamedBenchmark) -> dict[str, Any]:
+    """An entry of ``benchmarks``; the counts of searches and templates stand in the rows."""
+    if isinstance(benchmark, PairSet):
+        return describe_pairs(benchmark)
+    sources = {f.name: getattr(benchmark, f.name) for f in dataclasses.fields(benchmark)}  # type: ignore[arg-type]
+    prints = {f"{name}_fingerprint": s.fingerprint for name, s in sources.items() if hasattr(s, "fingerprint")}
+    return {
+        "name": benchmark.name,
+        "path": benchmark.path,
+        **prints,
+        "failed": benchmark.failed,
+        "ties": TIES,
+        "notes": list(benchmark.notes),
+    }
+
+
+def describe_pairs(pairs: PairSet) -> dict[str, Any]:
+    """A list of pairs, or all pairs of its people."""
     return {
         "name": pairs.name,
         "path": pairs.path,
@@ -153,7 +201,7 @@ def document(
     rows: Iterable[Row],
     *,
     models: Sequence[DescribedModel],
-    benchmarks: Sequence[PairSet],
+    benchmarks: Sequence[NamedBenchmark],
     device: Mapping[str, Any],
 ) -> dict[str, Any]:
     """The whole document; ``write_json`` turns what is not finite into null."""

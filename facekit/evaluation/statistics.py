@@ -21,6 +21,8 @@ DRAWS = 1000
 LEVEL = 0.95
 DETECTABLE = 2.8
 """Standard deviations of a difference that a two-sided 5 % test finds four times in five: 1.96 + 0.84."""
+LEAST_FALSE = 10
+"""Fewer expected false accepts than this decide nothing: a bootstrap cannot draw what was hardly seen."""
 _BLOCK = 256
 
 

@@ -18,8 +18,10 @@ from facekit.core.errors import ArtefactMismatch, InputError
 from facekit.core.preprocess import Preprocess
 from facekit.data.pairs import ALL, PairSet
 from facekit.evaluation import verification as v
-from facekit.evaluation.evaluator import benchmark_row, bootstrap
+from facekit.evaluation.curves import band, density, first_far
+from facekit.evaluation.pairwise import benchmark_row, bootstrap
 from facekit.evaluation.results import Row
+from facekit.evaluation.scoring import RAW, Scorer, Side, marked, people_on
 from facekit.evaluation.statistics import (
     LEVEL,
     Difference,
@@ -101,6 +103,8 @@ class Certificate:
     """FAR of cross - FAR_GROWTH * FAR of old, at the threshold in use"""
     bins: np.ndarray
     trials: str
+    scorer: Scorer
+    """How pairs are scored in the old gallery."""
     method: str
     draws: int
     status: str
@@ -170,9 +174,11 @@ def certify(
     tolerance: float,
     draws: int,
     seed: int,
+    scorers: tuple[Scorer, Scorer] = (RAW, RAW),
 ) -> Certificate:
     """Measure the three set-ups on unit embeddings [N,D] of the same images.
 
+    ``scorers`` are that of the old model's gallery, which new probes are searched in too, and that of the new one's.
     ``threshold`` None takes the old model's strict threshold at ``at_far`` on this benchmark.
     """
     same_width(old, new)
@@ -180,15 +186,18 @@ def certify(
     boot = bootstrap(pairs, single.left, single.right, single.same, draws, seed)
     # The same people and seed: the draws are the same, whichever way round the pairs are tried.
     boot_cross = boot if cross is single else bootstrap(pairs, cross.left, cross.right, cross.same, draws, seed)
+    people = people_on(pairs.source)
+    in_old, new_in_old = (Side(x, scorers[0].terms(x, people)) for x in (old, new))
+    in_new = Side(new, scorers[1].terms(new, people))
     set_ups = (
-        SetUp.of("old", "Old gallery, old probe", old, old, single, boot),
-        SetUp.of("new", "New gallery, new probe", new, new, single, boot),
-        SetUp.of("cross", "Old gallery, new probe", old, new, cross, boot_cross),
+        SetUp.of("old", "Old gallery, old probe", scorers[0], in_old, in_old, single, boot),
+        SetUp.of("new", "New gallery, new probe", scorers[1], in_new, in_new, single, boot),
+        SetUp.of("cross", "Old gallery, new probe", scorers[0], in_old, new_in_old, cross, boot_cross),
     )
     target = choose_target(set_ups[0].split, threshold, at_far, pairs.name)
     drawn = [Replicates.draw(set_up, target) for set_up in set_ups]
     bins = np.linspace(min(u.scores.min() for u in set_ups), max(1.0, *(u.scores.max() for u in set_ups)), 81)
-    start = min(10.0 / len(boot.impostor[0]), 0.05)  # curves begin where ten impostors pass
+    start = first_far(len(boot.impostor[0]))
     arms = [measure(*each, target, bins, start) for each in zip(set_ups, drawn, strict=True)]
     return Certificate(
         threshold=target.threshold,
@@ -205,6 +214,7 @@ def certify(
         far_excess=Interval.of(drawn[2].far - FAR_GROWTH * drawn[0].far),
         bins=bins,
         trials=how,
+        scorer=scorers[0],
         method=boot.method,
         draws=draws,
         status=target.status,
@@ -224,10 +234,10 @@ class SetUp:
 
     @staticmethod
     def of(
-        name: str, title: str, gallery: np.ndarray, probe: np.ndarray, trials: Trials, boot: IdentityBootstrap
+        name: str, title: str, scorer: Scorer, gallery: Side, probe: Side, trials: Trials, boot: IdentityBootstrap
     ) -> SetUp:
         """Score the trials."""
-        scores = v.pair_cosines(gallery, probe, trials.left, trials.right)
+        scores = scorer.pairs(gallery, probe, trials.left, trials.right)
         return SetUp(name, title, scores, v.Scores.of(scores, trials.same), boot)
 
 
@@ -297,8 +307,8 @@ def measure(u: SetUp, drawn: Replicates, target: Target, bins: np.ndarray, start
         tar_at_far=rate(own.value, drawn.tar_at_far, u.boot),
         own=own,
         curve=curve(u, start),
-        genuine_density=np.histogram(u.split.genuine, bins)[0] / len(u.split.genuine),
-        impostor_density=np.histogram(u.split.impostor, bins)[0] / len(u.split.impostor),
+        genuine_density=density(u.split.genuine, bins),
+        impostor_density=density(u.split.impostor, bins),
     )
 
 
@@ -325,9 +335,7 @@ def changed(old: Rate, cross: Rate, first: np.ndarray, last: np.ndarray, boot: I
 def curve(u: SetUp, start: float) -> Curve:
     """The ROC from FAR ``start`` to 10 %, and its 95 % band."""
     far, band_far = np.geomspace(start, 0.1, 100), np.geomspace(start, 0.1, 24)
-    drawn = u.boot.tar_at_far(u.scores, band_far.tolist())
-    low, high = np.nanpercentile(drawn, [50 * (1 - LEVEL), 50 * (1 + LEVEL)], axis=1)
-    return Curve(far, v.roc(u.split, far), band_far, low, high)
+    return Curve(far, v.roc(u.split, far), band_far, *band(u.boot, u.scores, band_far))
 
 
 # --- rows ------------------------------------------------------------------------------------------------
@@ -335,7 +343,7 @@ def curve(u: SetUp, start: float) -> Curve:
 
 def swap_rows(c: Certificate, pairs: PairSet, flip: str, labels: tuple[str, str]) -> Iterator[Row]:
     """The certificate in the results schema; ``variant`` says which set-up."""
-    base = benchmark_row(pairs, flip)
+    base = marked(benchmark_row(pairs, flip), c.scorer)
     models = {"old": labels[0], "new": labels[1], "cross": f"{labels[1]} against {labels[0]}"}
     for arm in c.arms:
         row = dataclasses.replace(

@@ -7,11 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from facekit.evaluation.statistics import Difference, Interval
+from facekit.evaluation.statistics import LEAST_FALSE, Difference, Interval
 from facekit.evaluation.swap import FAR_GROWTH, Certificate, Rate
-
-LEAST_FALSE = 10
-"""Fewer expected false accepts than this decide nothing: a bootstrap cannot draw what was hardly seen."""
 
 Kind = Literal["swap", "swap_at", "no", "undecided"]
 

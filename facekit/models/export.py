@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,11 +35,19 @@ class _EmbeddingOnly(nn.Module):
         return embedding
 
 
-def write_onnx(model: Model, path: Path, opset: int = 18) -> Path:
+def write_onnx(
+    model: Model,
+    path: Path,
+    opset: int = 18,
+    wrap: Callable[[nn.Module], nn.Module] = _EmbeddingOnly,
+    outputs: Sequence[str] = (),
+    facts: Mapping[str, str] | None = None,
+) -> Path:
     """Write ``model`` as ONNX: input ``data`` [N,3,H,W] as the model's table says, output ``embedding`` [N,D].
 
     N is dynamic, weights are float32 and inline, BatchNorms merged; preprocessing, licence, architecture
-    and weights hash go into the metadata. Raises InputError for a model that is an ONNX file already.
+    and weights hash go into the metadata, and further ``facts``. ``wrap`` makes of the network a module with further
+    ``outputs`` after the embedding. Raises InputError for a model that is an ONNX file already.
     """
     if model.module is None:
         raise InputError(f"{model.path} is an ONNX file already; export takes a run folder or a file of weights")
@@ -48,7 +56,7 @@ def write_onnx(model: Model, path: Path, opset: int = 18) -> Path:
         import onnxscript  # noqa: F401 (torch's exporter needs it)
     except ImportError as error:
         raise missing_extra(error.name or "onnx", "onnx") from None
-    net = _EmbeddingOnly(folded(model.module).cpu().float()).eval()
+    net = wrap(folded(model.module).cpu().float()).eval()
     example = torch.zeros(2, 3, *model.preprocess.size)
     with torch.no_grad(), _known_noise_off():
         program = torch.onnx.export(
@@ -56,7 +64,7 @@ def write_onnx(model: Model, path: Path, opset: int = 18) -> Path:
             (example,),
             dynamo=True,
             input_names=["data"],
-            output_names=["embedding"],
+            output_names=["embedding", *outputs],
             dynamic_shapes={"data": {0: torch.export.Dim("n")}},
             opset_version=opset,
             verbose=False,
@@ -65,13 +73,13 @@ def write_onnx(model: Model, path: Path, opset: int = 18) -> Path:
     proto = program.model_proto
     _forget_origin(proto)
     proto.producer_name, proto.producer_version = "facekit", __version__
-    facts = {
+    known = {
         PREPROCESS: json.dumps(model.preprocess.to_dict()),
         LICENCE: model.licence,
         ARCHITECTURE: json.dumps(model.architecture),
         WEIGHTS: model.sha256,
     }
-    onnx.helper.set_model_props(proto, facts)
+    onnx.helper.set_model_props(proto, {**known, **(facts or {})})
     return write_atomic(path, proto.SerializeToString())
 
 

@@ -80,6 +80,11 @@ class OnnxNetwork:
         pieces = [self._run(images[i : i + step], step) for i in range(0, len(images), step)]
         return torch.from_numpy(np.concatenate(pieces) if pieces else np.zeros((0, self.facts.width), np.float32))
 
+    def aligned(self, x: Tensor, output: str) -> np.ndarray:
+        """Another output than the embedding, by name: float32 [n,...] of preprocessed images [n,3,H,W]."""
+        images = x.detach().to("cpu", self.dtype).contiguous().numpy()
+        return np.asarray(self.session.run([output], {self.input: images})[0], np.float32)
+
     def macs(self) -> int:
         """From the graph, read again: the session keeps its own copy of the weights."""
         return onnxgraph.count_macs(read_graph(self.path), self.facts.size)

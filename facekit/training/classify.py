@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from facekit.core.augment import mirror
+from facekit.core.augment import seen
 from facekit.core.device import Device
 from facekit.core.loop import Phase, Terms
 from facekit.core.preprocess import Preprocess
@@ -36,7 +36,7 @@ class Classify:
         """One update of network and head together."""
 
         def terms() -> Terms:
-            images = self.preprocess(mirror(batch.images, batch.view))
+            images = self.preprocess(seen(batch))
             with self.device.autocast():
                 embedding: Tensor = self.modules["model"](images).embedding
             return {"cls": self.head.loss(embedding, batch.labels).mean()}

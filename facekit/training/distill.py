@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, normalize
 from torch.optim import Optimizer
 
-from facekit.core.augment import mirror
+from facekit.core.augment import seen
 from facekit.core.device import Device
 from facekit.core.loop import Phase, Terms
 from facekit.core.preprocess import Preprocess
@@ -79,7 +79,7 @@ class Distill:
 
         def terms() -> Terms:
             teacher = self.teacher_outputs(batch)
-            images = self.preprocess(mirror(batch.images, batch.view))
+            images = self.preprocess(seen(batch))
             with self.device.autocast():
                 outputs: Outputs = self.modules["model"](images)
             embedding = in_relation_precision(outputs.embedding)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from facekit.core.augment import mirror
+from facekit.core.augment import mirror, seen
 from facekit.core.device import Device
 from facekit.core.types import Batch
 
@@ -22,11 +22,11 @@ class Teacher(Protocol):
     width: int
 
     def __call__(self, batch: Batch) -> Tensor:
-        """[B,D] of the views the student sees."""
+        """[B,D] of the plain or mirrored view, as the student sees it; whether masks are seen too is the teacher's."""
 
 
 class CachedTeacher:
-    """Looks embeddings up by (index, view) in a table float32 [N,V,D]."""
+    """Looks embeddings up by (index, view) in a table float32 [N,V,D], made of faces without masks."""
 
     def __init__(self, table: np.ndarray, device: Device) -> None:
         self.width, self.device = table.shape[2], device
@@ -43,12 +43,13 @@ class CachedTeacher:
 
 
 class LiveTeacher:
-    """Runs the teacher on the very images the student sees."""
+    """Runs the teacher on the images the student sees, with their masks on only where ``masked``."""
 
-    def __init__(self, embed: Callable[[Tensor], Tensor], width: int, device: Device) -> None:
-        self.embed, self.width, self.device = embed, width, device
+    def __init__(self, embed: Callable[[Tensor], Tensor], width: int, device: Device, *, masked: bool = False) -> None:
+        self.embed, self.width, self.device, self.masked = embed, width, device, masked
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Tensor:
         """[B,D]."""
-        return self.device.put(self.embed(mirror(batch.images, batch.view)))
+        images = seen(batch) if self.masked else mirror(batch.images, batch.view)
+        return self.device.put(self.embed(images))

@@ -122,7 +122,8 @@ def test_accumulating_two_batches_equals_one_of_both(tmp_path: Path) -> None:
         def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
             halves = list(ToyBatches().epoch(epoch))
             for k in range(start, 3):
-                yield Batch(*(torch.cat(pair) for pair in zip(halves[2 * k], halves[2 * k + 1], strict=True)))
+                pairs = zip(halves[2 * k], halves[2 * k + 1], strict=True)
+                yield Batch(*(None if first is None else torch.cat((first, second)) for first, second in pairs))
 
     run(tmp_path / "a", Toy(dropout=0.0), accumulate=2)
     schedule = Schedule(epochs=3, steps_per_epoch=3, clip=1.0)

@@ -76,7 +76,7 @@ def test_npy_holds_the_fused_matrix_and_a_csv_its_names(weights: Path, faces: Pa
         assert stored.dtype == np.float32
         np.testing.assert_allclose(stored, matrix, rtol=1e-3, atol=1e-4)
     rows = list(csv.reader((tmp_path / "sum.csv").read_text().splitlines()))
-    assert rows == [["path", "label"], ["a, the first/1.png", "0"], ["b/1.png", "1"], ["b/2.png", "1"]]
+    assert rows == [["path", "label"], ["a, the first/1.png", "a, the first"], ["b/1.png", "b"], ["b/2.png", "b"]]
 
 
 def test_without_flip_no_second_view_is_written(weights: Path, faces: Path, tmp_path: Path) -> None:

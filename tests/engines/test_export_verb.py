@@ -9,8 +9,16 @@ import pytest
 import torch
 from PIL import Image
 
+from facekit.alignment.estimator import (
+    Estimator,
+    EstimatorStatistics,
+    LearnedEstimator,
+    Lesson,
+    read_estimator,
+    write_estimator,
+)
 from facekit.configs import ExportConfig
-from facekit.core.errors import InputError, UsageError
+from facekit.core.errors import ArtefactMismatch, InputError, UsageError
 from facekit.data.sources import open_source
 from facekit.engines import export
 from facekit.models import build_backbone
@@ -103,3 +111,51 @@ def test_the_gate_takes_images_from_all_over_the_data(faces: Path) -> None:
     source = export.spread(open_source(faces), 3)
     assert [n.split("/")[0] for n in source.names] == ["person0", "person1", "person2"]
     assert len(export.spread(open_source(faces), 100)) == 6
+
+
+@pytest.fixture(scope="module")
+def estimator(weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An estimator of the network, with numbers of its own instead of learned ones."""
+    torch.manual_seed(1)
+    model = load_model(weights, channels="rgb", scaling="symmetric")
+    network = Estimator(24, torch.tensor([0.25, -2.0]), torch.tensor([0.2, 0.3]))
+    torch.nn.init.normal_(network.last.weight, std=0.2)
+    lesson = Lesson(
+        neighbours=50, statistic="mean", tau=0.05, reduce="single", dbar=0.25, vbar=0.1, model_sha=model.sha256,
+        preproc_sha=model.preprocess.hash(), bank_sha="b", r2=0.5, spearman=0.7, people=100, images=400,
+    )  # fmt: skip
+    path = tmp_path_factory.mktemp("estimator") / "e.safetensors"
+    return write_estimator(path, LearnedEstimator(network.eval().requires_grad_(False), lesson))
+
+
+@pytest.mark.slow
+def test_aligned_outputs_are_the_operator(weights: Path, faces: Path, estimator: Path, tmp_path: Path) -> None:
+    import onnxruntime
+
+    out = tmp_path / "aligned.onnx"
+    words = {"channels": "rgb", "scaling": "symmetric"}
+    export.run(ExportConfig(model=weights, out=out, data=faces, with_estimator=estimator, alpha=0.8, **words))  # type: ignore[arg-type]
+    model = load_model(weights, channels="rgb", scaling="symmetric")
+    images = torch.from_numpy(open_source(faces).read(np.arange(6))).permute(0, 3, 1, 2)
+    fused = (model.embed(images) + model.embed(images.flip(3))).double().numpy()
+    f = fused / np.linalg.norm(fused, axis=1, keepdims=True)
+    d = EstimatorStatistics(read_estimator(estimator))(f).d
+    session = onnxruntime.InferenceSession(out)
+    embedding, enrolled, probe = session.run(None, {"data": model.preprocess(images).numpy()})
+    assert np.std(d) > 0.01, "the faces must differ in discrepancy, or nothing is tested"
+    wanted = f @ f.T - 0.8 * ((d[:, None] + d[None]) / 2 - 0.25)
+    np.testing.assert_allclose(enrolled @ probe.T, wanted, atol=1e-6)
+    np.testing.assert_allclose(embedding, model.embed(images).numpy(), rtol=1e-3, atol=1e-4)
+    assert load_model(out).embed(images).shape == (6, 24), "the embedding is still what the file is loaded for"
+
+
+def test_an_estimator_of_another_network_is_refused(estimator: Path, faces: Path, tmp_path: Path) -> None:
+    torch.manual_seed(5)
+    other = tmp_path / "other.pth"
+    torch.save(build_backbone("mbf_nano", 24).state_dict(), other)
+    config = ExportConfig(
+        model=other, out=tmp_path / "x.onnx", data=faces, with_estimator=estimator, channels="rgb", scaling="symmetric"
+    )
+    with pytest.raises(ArtefactMismatch, match="the estimator was made with model"):
+        export.run(config)
+    assert not (tmp_path / "x.onnx").exists()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -158,3 +160,51 @@ def image_folder(tmp_path: Path) -> Path:
     different = [f"P{p:02d}\t{a}\tP{(p + 1 + 5 * a) % 24:02d}\t{a}" for p in range(24) for a in (1, 2)]
     (tmp_path / "pairs.txt").write_text("\n".join(["48", *same, *different]) + "\n")
     return tmp_path
+
+
+VOID = {"meta", "br", "img", "link", "hr", "input"}
+
+
+class Page(HTMLParser):
+    """Checks nesting, collects attributes, ids and text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.source = text
+        self.open: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.text = ""
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.attributes += attrs
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.attributes += attrs
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] != "style":
+            self.text += data
+
+    def check_that_it_is_whole_and_fetches_nothing(self) -> None:
+        text = re.sub(r"data:image/jpeg;base64,[A-Za-z0-9+/=]*", "data:", self.source)
+        assert self.open == []
+        assert "http" not in text and "//" not in re.sub(r"</?\w", "", text).replace("<!--", "")
+        assert not [k for k, _ in self.attributes if k in ("srcset", "onload", "onclick")]
+        assert all((v or "").startswith("data:image/jpeg;base64,") for k, v in self.attributes if k == "src")
+        assert all((v or "").startswith("#") for k, v in self.attributes if k in ("href", "xlink:href"))
+        assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)\)", text))
+        ids = [v for k, v in self.attributes if k == "id"]
+        assert len(ids) == len(set(ids)) and ids
+        assert set(re.findall(r"(?:url\(|href=\")#([^)\"]+)", text)) <= set(ids)
+
+
+@pytest.fixture
+def parse_page() -> type[Page]:
+    return Page

@@ -19,8 +19,10 @@ from facekit.core.preprocess import Preprocess
 from facekit.core.runfolder import StoredRun
 from facekit.data.pairs import PairSet
 from facekit.evaluation import compare as c
-from facekit.evaluation.evaluator import bootstrap, cosine
+from facekit.evaluation import verification as v
+from facekit.evaluation.pairwise import bootstrap
 from facekit.evaluation.statistics import Difference, IdentityBootstrap, Interval, bootstrap_p, holm
+from facekit.evaluation.versus import draw_tar
 
 FARS = (0.1, 0.01)
 
@@ -33,7 +35,8 @@ def noisy(pairs: PairSet, noise: float, seed: int) -> np.ndarray:
     """Scores of a network that sees the pixels with so much noise."""
     clean = pairs.source.read(np.arange(len(pairs.source))).reshape(len(pairs.source), -1) - 127.5
     vectors = clean + np.random.default_rng(seed).normal(0, noise, clean.shape)
-    return cosine(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), pairs)
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    return v.pair_cosines(unit, unit, pairs.left, pairs.right)
 
 
 def boot_of(pairs: PairSet, draws: int = 300) -> IdentityBootstrap:
@@ -156,7 +159,7 @@ def test_models_that_see_other_images_are_not_compared() -> None:
 def test_identical_networks_differ_by_exactly_nothing(make_all_pairs: Callable[..., PairSet]) -> None:
     pairs = make_all_pairs()
     boot = boot_of(pairs)
-    one = c.measure(noisy(pairs, 80, 1), boot, FARS)
+    one = draw_tar(noisy(pairs, 80, 1), pairs.same, FARS, boot)
     table = c.standings(arms_of(1, 1), [one, one], FARS, boot)
     for point in table[1]:
         assert point.change is not None and point.mean == table[0][FARS.index(point.at)].mean
@@ -169,7 +172,7 @@ def test_identical_networks_differ_by_exactly_nothing(make_all_pairs: Callable[.
 def test_an_arm_is_the_mean_of_its_seeds_in_every_draw(make_all_pairs: Callable[..., PairSet]) -> None:
     pairs = make_all_pairs()
     boot = boot_of(pairs)
-    measured = [c.measure(noisy(pairs, 80, seed), boot, FARS) for seed in range(5)]
+    measured = [draw_tar(noisy(pairs, 80, seed), pairs.same, FARS, boot) for seed in range(5)]
     point = c.standings(arms_of(2, 3), measured, FARS, boot)[1][0]
     tar = [m.observed[0].value for m in measured]
     assert point.values == tuple(tar[2:]) and point.mean == pytest.approx(np.mean(tar[2:]))
@@ -194,7 +197,7 @@ def test_a_planted_better_arm_is_found_and_an_equal_one_is_not(
     pairs = make_all_pairs() if kind == "all pairs" else make_pair_list(800, known=kind == "list")
     boot = boot_of(pairs)
     arms = arms_of(3, 3, 3)
-    measured = [c.measure(noisy(pairs, noise, 10 * a + seed), boot, (0.05,))
+    measured = [draw_tar(noisy(pairs, noise, 10 * a + seed), pairs.same, (0.05,), boot)
                 for a, noise in enumerate((120, 120, 60)) for seed in range(3)]  # fmt: skip
     table = c.standings(arms, measured, (0.05,), boot)
     _, equal, better = c.judge(arms, {"own": table}, 0, "")["own"]
@@ -208,7 +211,7 @@ def test_a_planted_better_arm_is_found_and_an_equal_one_is_not(
 def test_what_cannot_be_measured_is_said_and_not_compared(make_pair_list: Callable[..., PairSet]) -> None:
     pairs = make_pair_list(200)
     boot = boot_of(pairs)
-    measured = [c.measure(noisy(pairs, 50, seed), boot, (1e-4, 0.1)) for seed in range(2)]
+    measured = [draw_tar(noisy(pairs, 50, seed), pairs.same, (1e-4, 0.1), boot) for seed in range(2)]
     missing, there = c.standings(arms_of(1, 1), measured, (1e-4, 0.1), boot)[1]
     assert (missing.mean, missing.change, missing.status) == (None, None, "not_measurable")
     assert there.change is not None and there.values

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,15 +15,31 @@ from facekit.core.errors import FacekitError, InputError
 from facekit.data.pairs import PairSet
 from facekit.evaluation import verification as v
 from facekit.evaluation.agreement import agreement
-from facekit.evaluation.evaluator import embed_pairs, evaluate, find, fuse, tar_by_far
-from facekit.evaluation.results import Row
+from facekit.evaluation.evaluator import Embed, embed_pairs, table_of, tar_by_far
+from facekit.evaluation.evaluator import evaluate as evaluate_tables
+from facekit.evaluation.results import Row, find
+from facekit.evaluation.scoring import RAW, Asked, Raw, Side
 from facekit.evaluation.statistics import IdentityBootstrap, Interval, wilson
+from facekit.evaluation.vectors import fuse
 
 MakePairs = Callable[..., PairSet]
 
 
 def centred(images: torch.Tensor) -> torch.Tensor:
     return (images.float() - 127.5).flatten(1)
+
+
+def evaluate(
+    embed: Embed,
+    benchmarks: list[PairSet],
+    flip: str = "none",
+    key: str = "",
+    cache_dir: Path | None = None,
+    batch: int = 64,
+    **asked: Any,
+) -> list[Row]:
+    table = table_of(embed, flip, batch=batch, key=key, cache_dir=cache_dir)
+    return evaluate_tables(table, benchmarks, Asked(flip=flip, **asked)).rows
 
 
 def by_hand(pairs: PairSet) -> tuple[np.ndarray, np.ndarray]:
@@ -142,19 +159,53 @@ def test_each_image_is_embedded_once_and_then_never_again(make_pair_list: MakePa
     assert sum(seen) == 2 * len(pairs.source)
 
 
-def test_an_alignment_is_a_function_handed_in(make_pair_list: MakePairs) -> None:
-    def cubed(vectors: np.ndarray, pairs: PairSet) -> np.ndarray:
-        return np.sum(vectors[pairs.left] * vectors[pairs.right], axis=1) ** 3
+@dataclasses.dataclass(frozen=True)
+class Cubed(Raw):
+    name: str = "cubed"
 
-    from facekit.evaluation.evaluator import RAW
+    def pairs(self, enrolled: Side, probe: Side, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        return super().pairs(enrolled, probe, left, right) ** 3
 
-    rows = evaluate(centred, [make_pair_list()], fars=(0.1,), draws=0, scores={**RAW, "cubed": cubed})
+
+@dataclasses.dataclass(frozen=True)
+class Shifted(Raw):
+    """Minus a number per image: its brightness, say."""
+
+    name: str = "shifted"
+    support: str | None = "toy"
+
+    def terms(self, vectors: np.ndarray, people: Any = None) -> np.ndarray:
+        return vectors[:, :1] / 2
+
+    def pairs(self, enrolled: Side, probe: Side, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        return super().pairs(enrolled, probe, left, right) - enrolled.terms[left, 0] - probe.terms[right, 0]
+
+
+def test_an_alignment_is_handed_in(make_pair_list: MakePairs) -> None:
+    rows = evaluate(centred, [make_pair_list()], fars=(0.1,), draws=100, scorers=(RAW, Cubed()))
     raw, aligned = ([r for r in rows if r.score == name] for name in ("raw", "cubed"))
-    assert [r.metric for r in raw] == [r.metric for r in aligned]
+    assert {r.metric for r in aligned} - {r.metric for r in raw} >= {"delta.tar@far"}
     # A monotone map of all scores changes no rate.
     for metric, at in (("tar@far", 0.1), ("auc", None), ("eer", None), ("accuracy_lfw", None)):
         a, b = find(raw, metric, at), find(aligned, metric, at)
         assert a is not None and b is not None and a.value == pytest.approx(b.value)
+    delta = find(aligned, "delta.tar@far", 0.1)
+    assert delta is not None and delta.value == 0
+
+
+def test_terms_of_an_image_reach_its_pairs_and_the_terciles(make_pair_list: MakePairs) -> None:
+    pairs = make_pair_list()
+    vectors, cosines = by_hand(pairs)
+    rows = evaluate(centred, [pairs], fars=(0.1,), draws=0, scorers=(RAW, Shifted()))
+    shifted = cosines - vectors[pairs.left, 0] / 2 - vectors[pairs.right, 0] / 2
+    row = next(r for r in rows if (r.score, r.metric, r.at) == ("shifted", "tar@far", 0.1))
+    point = v.tar_at_far(v.Scores.of(shifted, pairs.same), 0.1)
+    assert (row.value, row.n_false, row.support) == (point.value, point.n_false, "toy")
+    for name, scores in (("raw", cosines), ("shifted", shifted)):
+        thirds = [r for r in rows if r.metric.startswith("far@tercile") and r.metric.endswith(name)]
+        threshold = v.tar_at_far(v.Scores.of(scores, pairs.same), 0.1).threshold
+        assert sum(r.n_impostor or 0 for r in thirds) == int((~pairs.same).sum())
+        assert sum(r.n_false or 0 for r in thirds) == int(np.sum(scores[~pairs.same] >= threshold))
 
 
 def test_the_stamp_reaches_every_row(make_all_pairs: MakePairs) -> None:

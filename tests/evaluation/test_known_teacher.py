@@ -8,8 +8,9 @@ import pytest
 
 from facekit.core.device import Device
 from facekit.data.pairs import PairSet, open_benchmark
-from facekit.evaluation.evaluator import evaluate, find
-from facekit.evaluation.results import Row
+from facekit.evaluation.evaluator import evaluate, table_of
+from facekit.evaluation.results import Row, find
+from facekit.evaluation.scoring import Asked
 from facekit.models.loading import load_model
 
 pytestmark = pytest.mark.slow
@@ -27,7 +28,7 @@ def data() -> Path:
 def measure(data: Path, benchmark: str, flip: str) -> tuple[list[Row], PairSet]:
     model = load_model(data / "teacher" / "mobilefacenet_y1.onnx", device=Device.pick("cpu", "fp32"))
     pairs = open_benchmark(benchmark)
-    return evaluate(model.embed, [pairs], flip=flip, draws=100), pairs
+    return evaluate(table_of(model.embed, flip), [pairs], Asked(flip=flip, draws=100)).rows, pairs
 
 
 def value(rows: list[Row], metric: str, at: float | None = None) -> float:

@@ -17,7 +17,8 @@ from facekit.evaluation.results import COLUMNS, Row, document, write_results
 # Written out again from the protocol, so that a renamed field is noticed.
 SCHEMA = (
     "run model seed checkpoint benchmark variant protocol score metric at value std std_kind low high level ci_method "
-    "threshold achieved n_false n_genuine n_impostor n_images n_identities n_failed status note"
+    "threshold achieved n_false n_genuine n_impostor n_images n_identities n_failed status note "
+    "support alpha neighbours transductive"
 )
 
 
