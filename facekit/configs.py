@@ -436,13 +436,16 @@ class AlignEvalConfig(EvalOptions, ProtocolOptions, ScoreOptions, ImportOptions,
     benchmark: tuple[str, ...] = option(
         (),
         "pair list, .bin, folder with pairs.txt, allpairs:LIST, cfp-fp:DIR, cfp-ff:DIR, agedb:DIR, ijbb:DIR, ijbc:DIR, "
-        "megaface:DIR, retrieval:DIR (comma separated)",
+        "megaface:DIR, retrieval:DIR, scores:FILE (Bob's four columns) (comma separated)",
     )
     far: tuple[float, ...] = option((1e-2, 1e-3, 1e-4), "operating points for TAR", above=0, high=1)
     dev: str | None = option(None, "benchmark of other people: thresholds and alpha are chosen there, and kept")
     dev_images: Path | None = option(None, "image root of --dev; default its folder's images/")
     condition: tuple[Condition, ...] = option((), "also with probes rendered so, at thresholds frozen on clean images")
     compare: Path | None = option(None, "a second model on the same pairs: is it better, and is that chance?")
+    save_scores: Path | None = option(
+        None, "folder for the score of every pair: .npy in the order of the list, and Bob's four columns (.txt)"
+    )
     report: Path | None = option(None, "write one self-contained HTML page here, its figures beside it")
     thumbnails: bool = option(False, "show the hardest pairs in the report: face images leave your data with it")
 

@@ -14,9 +14,10 @@ from facekit.data.megaface import MegaFaceSet, open_megaface
 from facekit.data.pairs import ALL, PairSet, open_benchmark
 from facekit.data.protocol import Source
 from facekit.data.retrieval import RetrievalSet, open_retrieval
+from facekit.data.scorefiles import ScoredSet, open_scored
 from facekit.data.vectors import VectorFile, pairs_from_names
 
-Benchmark = PairSet | GallerySet | RetrievalSet | TemplateSet | MegaFaceSet
+Benchmark = PairSet | GallerySet | RetrievalSet | TemplateSet | MegaFaceSet | ScoredSet
 
 FOLDERS: Mapping[str, Callable[[Path, Path | None], Benchmark]] = {
     "agedb": open_agedb,
@@ -40,12 +41,14 @@ def open_any(
         return open_megaface(Path(rest), noise=noise, seed=seed, pixels=vectors is None)
     if prefix in ("ijbb", "ijbc") and colon:
         return open_ijb(Path(rest), prefix, pixels=vectors is None)
+    if prefix == "scores" and colon:
+        return open_scored(Path(rest))
     if prefix in FOLDERS and colon:
         if vectors is not None:
             raise UsageError(f"{prefix}: reads images, which --embeddings does without; give its pairs as a list")
         return FOLDERS[prefix](Path(rest), images)
     if colon and prefix + colon != ALL and len(prefix) > 1 and not Path(text).exists():  # one letter is a drive
-        raise unknown_name("benchmark", prefix, (ALL[:-1], "ijbb", "ijbc", "megaface", *FOLDERS))
+        raise unknown_name("benchmark", prefix, (ALL[:-1], "ijbb", "ijbc", "megaface", "scores", *FOLDERS))
     return open_benchmark(text, images) if vectors is None else pairs_from_names(text, vectors)
 
 
@@ -57,6 +60,8 @@ def people_tested(benchmark: Benchmark) -> set[str]:
         return set(benchmark.subjects)
     if isinstance(benchmark, PairSet):
         return set(benchmark.source.identities)
+    if isinstance(benchmark, ScoredSet):
+        return set(benchmark.pairs.source.identities)
     return set(benchmark.gallery.identities) if isinstance(benchmark, RetrievalSet) else set(benchmark.people)
 
 

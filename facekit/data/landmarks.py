@@ -13,12 +13,6 @@ TEMPLATE = np.array(
 """Where left eye, right eye, nose, left and right mouth corner (x, y; left in the image) go in the arcface crop."""
 
 
-def five_of_68(points: np.ndarray) -> np.ndarray:
-    """The five points [N,5,2] among the 68 of the iBUG scheme [N,68,2]; an eye is the middle of its two corners."""
-    eyes = (points[:, [36, 42]] + points[:, [39, 45]]) / 2
-    return np.concatenate([eyes, points[:, [30, 48, 54]]], axis=1)
-
-
 def similarity(points: np.ndarray, template: np.ndarray = TEMPLATE) -> np.ndarray:
     """The least-squares similarities [N,2,3] that take points [N,K,2] to the template [K,2].
 

@@ -1,4 +1,4 @@
-"""Similarity scores as files: ``scores.npy``, float32 in the order of a pair list, and Bob's four columns.
+"""Similarity scores as files: ``scores.npy`` (written), float32 in the order of a pair list, and Bob's four columns.
 
 A line of the latter is ``claimed_id real_id probe_label score``, separated by one space: whom the probe claims to be,
 who is on it, which probe it is.
@@ -15,8 +15,9 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 
 from facekit.core.errors import InputError, MissingFile
-from facekit.core.files import write_atomic
-from facekit.data.arrays import map_npy
+from facekit.core.files import sha256_file, write_atomic
+from facekit.data.pairs import PairSet, require_classes
+from facekit.data.vectors import NamedOnly
 
 LONGEST_LINE = 4096
 BLOCK = 1 << 16
@@ -39,23 +40,6 @@ def write_scores(path: Path, scores: Iterable[np.ndarray], pairs: int) -> Path:
             raise ValueError(f"{written} scores came where {pairs} were announced")
 
     return write_atomic(path, write)
-
-
-def read_scores(path: Path, pairs: int) -> np.ndarray:
-    """The scores of ``pairs`` pairs, float32 or float64 [P], mapped.
-
-    Raises MissingFile, CorruptFile and InputError: another shape or type, another number of pairs, NaN.
-    """
-    scores = map_npy(path)
-    if scores.ndim != 1 or scores.dtype.kind != "f":
-        raise InputError(f"{path} holds {scores.dtype} {scores.shape}; one float for each pair was expected")
-    if len(scores) != pairs:
-        raise InputError(f"{path} holds {len(scores):,} scores for {pairs:,} pairs; they must be in the list's order")
-    for start in range(0, pairs, BLOCK):
-        broken = np.isnan(scores[start : start + BLOCK])
-        if broken.any():
-            raise InputError(f"{path}: the score of pair {start + int(np.argmax(broken)) + 1} is not a number")
-    return scores
 
 
 # --- four columns -----------------------------------------------------------------------------------------
@@ -163,3 +147,58 @@ def parse(path: Path, number: int, line: bytes) -> Trial:
             f"{path}, line {number}: {line[:80]!r} where `claimed_id real_id probe_label score` was expected"
         )
     return Trial(claimed, real, probe, score)
+
+
+# --- as a benchmark ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ScoredSet:
+    """Trials that somebody else has scored: no model and no embeddings are needed."""
+
+    pairs: PairSet
+    """Over people instead of images: nothing more is known"""
+    score: np.ndarray
+    """float64 [P]"""
+
+    @property
+    def name(self) -> str:
+        """As in the ``benchmark`` column."""
+        return self.pairs.name
+
+    @property
+    def path(self) -> str:
+        """The file."""
+        return self.pairs.path
+
+    @property
+    def failed(self) -> int:
+        """Every line counts or the file is refused."""
+        return 0
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Nothing is left out."""
+        return ()
+
+
+def open_scored(path: Path) -> ScoredSet:
+    """A file of four columns as a benchmark. Raises MissingFile and InputError, also where one class is missing."""
+    trials = read_four_columns(path)
+    require_classes(trials.same, path)
+    everybody = np.arange(len(trials.people))
+    pairs = PairSet(
+        name=path.stem,
+        path=path.as_posix(),
+        sha256=sha256_file(path),
+        source=NamedOnly(trials.people, everybody, trials.people),
+        left=trials.claimed,
+        right=trials.real,
+        same=trials.same,
+        fold=None,
+        fold_rule="no folds: trials without pairs of images",
+        identity=everybody,
+        failed=0,
+        notes=(),
+    )
+    return ScoredSet(pairs, trials.score)

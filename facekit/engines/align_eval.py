@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from facekit.configs import AlignEvalConfig
 from facekit.core.device import Device
@@ -20,6 +23,7 @@ from facekit.data.conditions import render
 from facekit.data.galleries import open_galleries
 from facekit.data.pairs import PairSet
 from facekit.data.protocol import Source
+from facekit.data.scorefiles import Trial, write_four_columns, write_scores
 from facekit.data.vectors import is_vectors, open_vectors
 from facekit.engines.supports import Alignments, Embedder, FileEmbedder, ModelEmbedder, check_options, unit
 from facekit.evaluation.evaluator import evaluate
@@ -27,7 +31,7 @@ from facekit.evaluation.figures import style
 from facekit.evaluation.frozen import measure_frozen, thresholds_on
 from facekit.evaluation.hardest import Hardest, hardest_pairs
 from facekit.evaluation.operating import advice
-from facekit.evaluation.pairwise import benchmark_row, bootstrap
+from facekit.evaluation.pairwise import benchmark_row, bootstrap, score_pairs
 from facekit.evaluation.report import ReportContent, render_report
 from facekit.evaluation.reportfigures import write_figures
 from facekit.evaluation.results import (
@@ -36,7 +40,7 @@ from facekit.evaluation.results import (
     model_label,
     write_results,
 )
-from facekit.evaluation.scoring import Asked, Measured
+from facekit.evaluation.scoring import Asked, Measured, label_of, people_on
 from facekit.evaluation.screen import screens
 from facekit.evaluation.verification import pair_cosines
 from facekit.evaluation.versus import rows as versus_rows
@@ -170,6 +174,8 @@ def measure(
         found.measured.rows.extend(rows)
         found.measured.curves.extend(curves)
         if isinstance(benchmark, PairSet):
+            if config.save_scores is not None:
+                save_scores(config.save_scores, benchmark, embedder, own)
             found.measured.rows.extend(kept_thresholds(config, embedder, benchmark, own, found))
             found.advice[benchmark.name] = advice(found.measured.rows, benchmark.name, dev.name if dev else None)
             compare(config, model, embedder, benchmark, own, found)
@@ -192,6 +198,23 @@ def kept_thresholds(
     on_dev = dataclasses.replace(asked, scorers=found.alignments.scorers(found.dev.source))
     thresholds = thresholds_on(found.dev, embedder.table, on_dev)
     return measure_frozen(pairs, embedder.table, asked, thresholds, found.dev.name, worse)
+
+
+def save_scores(folder: Path, pairs: PairSet, embedder: Embedder, asked: Asked) -> None:
+    """The score of every pair in every way: <benchmark>-<score>.npy, and four columns where the people are known."""
+    vectors, people = unit(embedder, pairs.source), people_on(pairs.source)
+    for scorer in asked.scorers:
+        scores, _ = score_pairs(scorer, vectors, pairs)
+        stem = re.sub(r"[^A-Za-z0-9.]+", "-", f"{pairs.name}-{label_of(scorer)}")
+        write_scores(folder / f"{stem}.npy", [scores], len(scores))
+        if people is not None:
+            names = pairs.source.names
+            trials = (
+                Trial(str(people[a]), str(people[b]), names[b].replace(" ", "_"), float(np.float32(score)))
+                for a, b, score in zip(pairs.left.tolist(), pairs.right.tolist(), scores.tolist(), strict=True)
+            )
+            write_four_columns(folder / f"{stem}.txt", trials)
+    say("wrote", f"{folder}: scores of {len(pairs.same):,} pairs, {len(asked.scorers)} ways")
 
 
 def compare(

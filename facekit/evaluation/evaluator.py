@@ -21,11 +21,12 @@ from facekit.data.ijb import TemplateSet
 from facekit.data.megaface import MegaFaceSet
 from facekit.data.pairs import PairSet
 from facekit.data.retrieval import RetrievalSet
+from facekit.data.scorefiles import ScoredSet
 from facekit.evaluation import verification as v
 from facekit.evaluation.identification import measure_galleries
 from facekit.evaluation.ijb import measure_ijb
 from facekit.evaluation.megaface import measure_megaface
-from facekit.evaluation.pairwise import measure_pairs
+from facekit.evaluation.pairwise import measure_pairs, measure_scored
 from facekit.evaluation.retrieval import measure_retrieval
 from facekit.evaluation.scoring import Asked, Measured, Table
 from facekit.evaluation.vectors import VIEWS, unit_vectors
@@ -38,6 +39,7 @@ MEASURES: dict[type, Callable[[Any, Table, Asked], Measured]] = {
     RetrievalSet: measure_retrieval,
     TemplateSet: measure_ijb,
     MegaFaceSet: measure_megaface,
+    ScoredSet: measure_scored,
 }
 """Kind of benchmark -> its protocol."""
 

@@ -15,12 +15,12 @@ from facekit.evaluation import verification as v
 from facekit.evaluation.identification import LAST_RANK, Searches, cmc, identify, rates_of
 from facekit.evaluation.manyscores import Tail
 from facekit.evaluation.pairwise import compat_row
+from facekit.evaluation.pooling import template_vectors
 from facekit.evaluation.rates import Rates, SearchBootstrap, delta_rows, rate_rows
 from facekit.evaluation.results import Row
 from facekit.evaluation.scoring import Asked, CmcCurve, Measured, People, Scorer, Side, Table, label_of, marked
 from facekit.evaluation.taildraws import TailBootstrap
 from facekit.evaluation.tailrates import tail_curve, tar_rates, with_wilson
-from facekit.evaluation.templates import template_vectors
 
 CHUNK = 1 << 20
 """Pairs that are scored at once."""
@@ -31,19 +31,17 @@ SPARE, MOST_SPARE = 20, 1 << 21
 """Some draws' thresholds lie lower than the observed one: the tail goes this much deeper, but no deeper than that."""
 
 
-def measure_ijb(
-    bench: TemplateSet, table: Table, asked: Asked, image_norm: str = "keep", faceness: bool = True
-) -> Measured:
+def measure_ijb(bench: TemplateSet, table: Table, asked: Asked) -> Measured:
     """Pool the templates once, score them by every scorer, and hold each aligned score against the first.
 
     Aligned scorers see the pooled vectors. Beyond the pairs (9 bytes each) memory is a cosine and a score for each of
     them. Intervals draw people where the 1:N lists name them, else they are Wilson's of the pairs.
     """
-    vectors = template_vectors(bench, table(bench.source), asked.flip, image_norm, faceness)
+    vectors = template_vectors(bench, table(bench.source), asked.flip, asked.image_norm, asked.faceness)
     base = dataclasses.replace(
         asked.stamp,
         benchmark=bench.name,
-        variant=f"{image_norm}-D{int(faceness)}-{FLIPS[asked.flip]}",
+        variant=f"{asked.image_norm}-D{int(asked.faceness)}-{FLIPS[asked.flip]}",
         n_images=len(bench.source),
         n_failed=bench.failed,
     )

@@ -42,14 +42,12 @@ GUARD = {np.dtype(np.float32): 2.0**-17, np.dtype(np.float64): 0.0}
 """How far a cosine may be from the exact one: far more than float32 was ever seen to be; on a grid float64 is exact."""
 
 
-def measure_megaface(
-    bench: MegaFaceSet, table: Table, asked: Asked, ties: str = "pessimistic", block: int = BLOCK
-) -> Measured:
+def measure_megaface(bench: MegaFaceSet, table: Table, asked: Asked, block: int = BLOCK) -> Measured:
     """Identification rate and TAR among the first 10, 100, .. and all distractors, for every scorer, in one pass.
 
-    ``ties`` says who wins a tie, the distractor (pessimistic) or the mate (optimistic). Aligned scores are aligned on
-    both sides of every comparison. The result does not depend on ``block``. Intervals draw the people searched for;
-    distractors are nobody's and stay.
+    ``asked.ties`` says who wins a tie, the distractor (pessimistic) or the mate (optimistic). Aligned scores are
+    aligned on both sides of every comparison. The result does not depend on ``block``. Intervals draw the people
+    searched for; distractors are nobody's and stay.
     """
     crowd = views_of(bench.distractors, table, asked.flip)
     probes = probe_vectors(bench, views_of(bench.probes, table, asked.flip))
@@ -60,8 +58,9 @@ def measure_megaface(
         n_identities=len(np.unique(bench.person)),
         n_failed=bench.failed,
     )
-    variant = f"flip-{asked.flip},{bench.noise}" + (",optimistic" if ties == "optimistic" else "")
-    contests = [Contest(scorer, probes, bench, asked, ties == "optimistic") for scorer in asked.scorers]
+    optimistic = asked.ties == "optimistic"
+    variant = f"flip-{asked.flip},{bench.noise}" + (",optimistic" if optimistic else "")
+    contests = [Contest(scorer, probes, bench, asked, optimistic) for scorer in asked.scorers]
     # An alignment may make more of a cosine than float32 resolves.
     exact = any(scorer.name != RAW.name for scorer in asked.scorers)
     searched = on_grid(probes) if exact else probes.astype(np.float32)

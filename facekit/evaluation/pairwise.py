@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from facekit.data.pairs import PairSet
+from facekit.data.scorefiles import ScoredSet
 from facekit.evaluation import verification as v
 from facekit.evaluation.curves import roc_curve
 from facekit.evaluation.results import Row
@@ -44,6 +45,18 @@ def measure_pairs(pairs: PairSet, table: Table, asked: Asked) -> Measured:
             found.rows.extend(tercile_rows(first, scores, side.terms[:, 0], pairs, row, asked.fars))
         if asked.curves:
             found.curves.append(roc_curve(pairs.name, label_of(scorer), split, boot, scores))
+    return found
+
+
+def measure_scored(bench: ScoredSet, table: Table, asked: Asked) -> Measured:
+    """What can be said of scores that somebody else computed: no embedding is asked for."""
+    pairs, scores = bench.pairs, bench.score
+    boot = bootstrap(pairs, pairs.left, pairs.right, pairs.same, asked.draws, asked.seed) if asked.draws else None
+    split = v.Scores.of(scores, pairs.same)
+    base = dataclasses.replace(benchmark_row(pairs, "none"), variant="as given", score="given", n_images=None)
+    found = Measured(score_rows(scores, split, pairs, base, boot, fars=asked.fars), [])
+    if asked.curves:
+        found.curves.append(roc_curve(pairs.name, "given", split, boot, scores))
     return found
 
 

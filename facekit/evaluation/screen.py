@@ -71,9 +71,9 @@ def metrics_table(rows: Sequence[Row]) -> tuple[Table, list[str]]:
     table = plain_table(
         "metric", "value %", "95 %\ninterval", "smallest\neffect", "cos", "d²", "angle", "false\naccepts"
     )
+    own = [row for row in rows if score_of(row) == score_of(first[0])]
     for row in first:
-        variants = [r for r in rows if r.variant == row.variant and score_of(r) == score_of(row)]
-        table.add_row(*cells(row, find(variants, f"smallest_effect.{row.metric}", row.at)))
+        table.add_row(*cells(row, find(own, f"smallest_effect.{row.metric}", row.at)))
     return table, list(dict.fromkeys(row.note for row in first if row.note))
 
 
@@ -90,31 +90,24 @@ def cells(row: Row, effect: Row | None) -> tuple[str, ...]:
     return metric_name(row) + ("*" if row.status != "ok" else ""), value, between, smallest, *units, false
 
 
-def scores_table(rows: Sequence[Row]) -> Table | None:
-    """Every way to score side by side: its value, and beneath it the paired difference to the first one."""
-    shown = [row for row in rows if row.metric in COMPARED and row.status != "compat"]
-    ways = list(dict.fromkeys(map(score_of, shown)))
-    if len(ways) < 2:
-        return None
-    columns = list(dict.fromkeys((row.variant, row.metric, row.at) for row in shown))
-    variants = {variant for variant, _, _ in columns}
-    table = plain_table("score", *(heading(variant, metric, at, len(variants) > 1) for variant, metric, at in columns))
+def scores_tables(rows: Sequence[Row]) -> Iterator[Table]:
+    """Every way to score side by side, a table for each metric: its value, beneath it its change to the first."""
+    for metric in dict.fromkeys(row.metric for row in rows if row.metric in COMPARED and row.status != "compat"):
+        shown = [row for row in rows if row.metric == metric and row.status != "compat"]
+        ways = list(dict.fromkeys(map(score_of, shown)))
+        if len(ways) > 1:
+            yield side_by_side(shown, [row for row in rows if row.metric == f"delta.{metric}"], ways)
+
+
+def side_by_side(values: Sequence[Row], changes: Sequence[Row], ways: Sequence[tuple[str | None, str | None]]) -> Table:
+    """One metric: a line for each way to score, a column for each operating point."""
+    points = list(dict.fromkeys(row.at for row in values))
+    table = plain_table("score", *(metric_name(Row(metric=values[0].metric, at=at)) + " %" for at in points))
     for way in ways:
-        own = [row for row in rows if score_of(row) == way]
-        found = [[row for row in own if (row.variant, row.metric, row.at) == column] for column in columns]
-        changes = [
-            [r for r in own if (r.variant, r.metric, r.at) == (variant, f"delta.{metric}", at)]
-            for variant, metric, at in columns
-        ]
-        title = title_of(next(row for row in own if row.metric in COMPARED))
-        table.add_row(title, *(both(value, change) for value, change in zip(found, changes, strict=True)))
+        own, changed = ([row for row in part if score_of(row) == way] for part in (values, changes))
+        found = (([r for r in own if r.at == at], [r for r in changed if r.at == at]) for at in points)
+        table.add_row(title_of(own[0]), *(both(value, change) for value, change in found))
     return table
-
-
-def heading(variant: str | None, metric: str, at: float | None, several: bool) -> str:
-    """A column: the metric, under its variant where there are several."""
-    name = metric_name(Row(metric=metric, at=at)) + " %"
-    return f"{variant}\n{name}" if several else name
 
 
 def both(value: Sequence[Row], change: Sequence[Row]) -> Text | str:
@@ -180,15 +173,9 @@ def screens(
 ) -> Iterator[Table | str]:
     """Everything for the terminal, benchmark by benchmark; what to take home comes last."""
     for name in dict.fromkeys(row.benchmark for row in rows):
-        own = [row for row in rows if row.benchmark == name and row.protocol != "paired"]
-        yield ""
-        yield headline(own[0])
-        table, notes = metrics_table(own)
-        yield table
-        yield from (f"* {note}" for note in notes)
-        if (side_by_side := scores_table([row for row in rows if row.benchmark == name])) is not None:
-            yield side_by_side
-            yield "Beneath a value: its change against raw in points, people drawn alike; bold excludes zero."
+        own = [row for row in rows if row.benchmark == name]
+        for variant in dict.fromkeys(row.variant for row in own if is_measured(row)):
+            yield from variant_screens([row for row in own if row.variant == variant])
         if (kept := frozen_table(own)) is not None:
             yield kept
         yield from notes_of(own)
@@ -196,6 +183,25 @@ def screens(
     if sentences:
         yield ""
         yield from sentences
+
+
+def is_measured(row: Row) -> bool:
+    """Not a comparison, not a threshold from elsewhere: those have tables of their own."""
+    return row.protocol != "paired" and not row.metric.endswith(FROZEN)
+
+
+def variant_screens(rows: Sequence[Row]) -> Iterator[Table | str]:
+    """One variant of a benchmark: all metrics of the first score, then all scores side by side."""
+    measured = [row for row in rows if is_measured(row)]
+    yield ""
+    yield headline(max(measured, key=lambda row: row.n_impostor or 0))
+    table, notes = metrics_table(measured)
+    yield table
+    yield from (f"* {note}" for note in notes)
+    beside = [*scores_tables(rows)]
+    yield from beside
+    if beside:
+        yield "Beneath a value: its change against raw in points, people drawn alike; bold excludes zero."
 
 
 def headline(row: Row) -> str:

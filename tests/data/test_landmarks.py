@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from facekit.data.landmarks import SIDE, TEMPLATE, five_of_68, similarity, warp
+from facekit.data.landmarks import SIDE, TEMPLATE, similarity, warp
 
 
 def umeyama(points: np.ndarray, template: np.ndarray) -> np.ndarray:
@@ -92,9 +92,3 @@ def test_the_nose_lands_on_its_place() -> None:
     image[0, y - 2 : y + 3, x - 2 : x + 3] = 200
     row, column = np.unravel_index(warp(image, similarity(points[None]))[0, :, :, 0].argmax(), (SIDE, SIDE))
     assert abs(column - TEMPLATE[2, 0]) < 2 and abs(row - TEMPLATE[2, 1]) < 2
-
-
-def test_five_of_sixty_eight() -> None:
-    points = np.zeros((1, 68, 2))
-    points[0, [36, 39, 42, 45, 30, 48, 54]] = [[1, 1], [3, 2], [7, 1], [9, 3], [5, 5], [2, 8], [8, 8]]
-    assert five_of_68(points)[0].tolist() == [[2, 1.5], [8, 2], [5, 5], [2, 8], [8, 8]]

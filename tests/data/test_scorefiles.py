@@ -9,49 +9,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from facekit.core.errors import CorruptFile, InputError, MissingFile
+from facekit.core.errors import InputError, MissingFile
 from facekit.data import scorefiles
-from facekit.data.scorefiles import Trial, read_four_columns, read_scores, write_four_columns, write_scores
+from facekit.data.scorefiles import Trial, open_scored, read_four_columns, write_four_columns, write_scores
+from facekit.evaluation.evaluator import evaluate
+from facekit.evaluation.results import find
+from facekit.evaluation.scoring import Asked
 
 
 def test_scores_are_written_block_by_block(tmp_path: Path) -> None:
     scores = np.random.default_rng(0).normal(size=100).astype(np.float32)
     path = write_scores(tmp_path / "scores.npy", (scores[i : i + 7].astype(np.float64) for i in range(0, 100, 7)), 100)
     np.testing.assert_array_equal(np.load(path, allow_pickle=False), scores)
-    np.testing.assert_array_equal(read_scores(path, 100), scores)
 
 
 def test_a_wrong_number_of_scores_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="3 scores came where 4 were announced"):
         write_scores(tmp_path / "scores.npy", [np.zeros(3)], 4)
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (np.zeros(3), "holds 3 scores for 4 pairs"),
-        (np.zeros((4, 1)), "one float for each pair"),
-        (np.zeros(4, np.int64), "one float for each pair"),
-        (np.array([0, 1, np.nan, 2]), "the score of pair 3 is not a number"),
-    ],
-)
-def test_scores_that_do_not_fit_are_refused(tmp_path: Path, content: np.ndarray, message: str) -> None:
-    np.save(tmp_path / "scores.npy", content)
-    with pytest.raises(InputError, match=message):
-        read_scores(tmp_path / "scores.npy", 4)
-
-
-def test_forged_scores_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "scores.npy"
-    np.save(path, np.array([{}], object), allow_pickle=True)
-    with pytest.raises(CorruptFile):
-        read_scores(path, 1)
-    path.write_bytes(write_scores(tmp_path / "x.npy", [np.zeros(100)], 100).read_bytes()[:-4])
-    with pytest.raises(CorruptFile):
-        read_scores(path, 100)
-    with pytest.raises(MissingFile):
-        read_scores(tmp_path / "no.npy", 1)
 
 
 names = st.text(st.characters(exclude_categories=("Z", "C")), min_size=1, max_size=6).filter(lambda s: s.split() == [s])
@@ -107,3 +82,18 @@ def test_nothing_to_read_is_told(tmp_path: Path) -> None:
         read_four_columns(tmp_path / "x.txt")
     with pytest.raises(MissingFile):
         read_four_columns(tmp_path / "no.txt")
+
+
+def test_scores_of_others_are_a_benchmark(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    trials = [Trial(f"p{a}", f"p{b}", f"p{b}-1", float(rng.normal(3.0 * (a == b)))) for a in range(9) for b in range(9)]
+    bench = open_scored(write_four_columns(tmp_path / "others.txt", trials))
+    found = evaluate(lambda source: pytest.fail("nothing is embedded"), [bench], Asked(fars=(0.1,), draws=100))
+    row = find(found.rows, "tar@far", 0.1)
+    genuine = np.array([t.score for t in trials if t.claimed == t.real])
+    impostor = np.sort([t.score for t in trials if t.claimed != t.real])[::-1]
+    assert row is not None and row.value == np.mean(genuine > impostor[7])
+    assert (row.n_genuine, row.n_impostor, row.n_identities, row.score) == (9, 72, 9, "given")
+    write_four_columns(tmp_path / "one.txt", trials[:1])
+    with pytest.raises(InputError, match="both kinds are needed"):
+        open_scored(tmp_path / "one.txt")

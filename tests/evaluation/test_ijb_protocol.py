@@ -15,11 +15,11 @@ from facekit.evaluation import ijb, taildraws
 from facekit.evaluation import verification as v
 from facekit.evaluation.ijb import measure_ijb
 from facekit.evaluation.manyscores import Tail
+from facekit.evaluation.pooling import template_vectors
 from facekit.evaluation.results import Row
 from facekit.evaluation.scoring import RAW, Asked, Measured, People, RocCurve, Scorer
 from facekit.evaluation.statistics import IdentityBootstrap
 from facekit.evaluation.taildraws import TailBootstrap
-from facekit.evaluation.templates import template_vectors
 
 PEOPLE, ENROLLED, SEARCHED = 12, 24, 60
 
@@ -89,7 +89,7 @@ def make(seed: int = 0, noise: float = 1.4, coarse: bool = False) -> tuple[Templ
 
 
 def measure(bench: TemplateSet, table: np.ndarray, asked: Asked, norm: str = "keep", faceness: bool = True) -> Measured:
-    return measure_ijb(bench, lambda source: table, asked, norm, faceness)
+    return measure_ijb(bench, lambda source: table, dataclasses.replace(asked, image_norm=norm, faceness=faceness))
 
 
 def rows_of(found: Measured, metric: str, score: str = "raw", variant: str | None = None) -> dict[float | None, Row]:

@@ -141,7 +141,7 @@ def test_rates_are_those_of_the_definition(kind: Callable[..., np.ndarray], scor
     bench = make(kind)
     fars = (0.3, 0.05, 0.01)
     asked = Asked(scorers=(scorer,), fars=fars, ranks=(1, 3, 20), draws=0)
-    found = measure_megaface(bench, no_table, asked, ties=ties, block=64)
+    found = measure_megaface(bench, no_table, dataclasses.replace(asked, ties=ties), block=64)
     for n in (10, 100, 230):
         beaten, genuine, impostor = literal(bench, scorer, n, ties == "optimistic")
         assert len(beaten) == 4 * 3 + 3 * 2 + 0 + 5 * 4 == 2 * len(genuine)
@@ -160,7 +160,10 @@ def test_rates_are_those_of_the_definition(kind: Callable[..., np.ndarray], scor
 def test_ties_matter_and_are_named() -> None:
     bench = make(coarse)
     asked = Asked(fars=(), ranks=(1,), draws=0)
-    strict, lenient = (measure_megaface(bench, no_table, asked, ties) for ties in ("pessimistic", "optimistic"))
+    strict, lenient = (
+        measure_megaface(bench, no_table, dataclasses.replace(asked, ties=ties))
+        for ties in ("pessimistic", "optimistic")
+    )
     a = value(strict, "cmc", 1, "D=230")
     b = value(lenient, "cmc", 1, "optimistic,D=230")
     assert a.value is not None and b.value is not None and a.value < b.value

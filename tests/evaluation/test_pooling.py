@@ -10,8 +10,8 @@ import pytest
 from facekit.core.errors import InputError
 from facekit.data.ijb import TemplateSet
 from facekit.data.vectors import NamedOnly
-from facekit.evaluation import templates
-from facekit.evaluation.templates import pool, template_vectors
+from facekit.evaluation import pooling
+from facekit.evaluation.pooling import pool, template_vectors
 
 
 def unit(x: np.ndarray) -> np.ndarray:
@@ -66,7 +66,7 @@ def literal(bench: TemplateSet, images: np.ndarray) -> np.ndarray:
 def test_every_variant_is_the_literal_one(
     flip: str, image_norm: str, faceness: bool, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(templates, "BLOCK", block)
+    monkeypatch.setattr(pooling, "BLOCK", block)
     rng = np.random.default_rng(0)
     template = rng.permutation(np.concatenate([np.arange(20), rng.integers(0, 20, 130)]))
     bench = make(template.tolist(), rng.integers(0, 6, 150).tolist(), rng.uniform(0.1, 1, 150).tolist())
