@@ -364,8 +364,8 @@ class ScoreOptions(AlignmentOptions):
 
     scores: tuple[Score, ...] = option(
         ("raw",),
-        "ways to score, side by side. dao (lab): minus alpha x mean similarity to the neighbours, in both images; the "
-        "others are its published kin",
+        "ways to score, side by side. dao (stable with a cohort, after the abstract of arXiv 2103.01559): minus "
+        "alpha x mean similarity to the neighbours, in both images; the others are its published kin",
     )
     selection: Literal["own", "cross"] = option("own", "asnorm: neighbours of each side, or of the other side")
 
@@ -490,7 +490,7 @@ class FitEstimatorConfig(DataOptions, ImportOptions, DeviceOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class FitGeneratorConfig(DataOptions, RunOptions, ImportOptions, DeviceOptions):
-    """Train a conditional GAN that draws the face of an embedding: virtual people for the support set."""
+    """Train a conditional GAN that draws the face of an embedding (lab): virtual people for the support set."""
 
     model: Path = option(dataclasses.MISSING, "run folder or weights file whose embeddings are drawn")
     side: Literal["32", "64", "112"] = option("64", "side of the generated images")

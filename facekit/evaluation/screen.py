@@ -45,6 +45,11 @@ def title_of(row: Row) -> str:
     return ", ".join(p for p in parts if p) + (" (transductive)" if row.transductive else "")
 
 
+def label_of_row(row: Row) -> str:
+    """``dao, cohort``."""
+    return row.score or "" if row.support is None else f"{row.score}, {row.support}"
+
+
 def metric_name(row: Row) -> str:
     """``TAR@0.001``, ``rank-5``."""
     return NAMES.get(row.metric, row.metric) + ("" if row.at is None else f"{row.at:g}")
@@ -134,7 +139,7 @@ def frozen_table(rows: Sequence[Row]) -> Table | None:
     for variant, *way in dict.fromkeys((row.variant, *score_of(row)) for row in shown):
         own = [row for row in shown if row.variant == variant and score_of(row) == tuple(way)]
         line = [find(own, metric, far) for far in fars for metric in FROZEN]
-        table.add_row(condition_of(variant), title_of(own[0]), *(rate(row) for row in line))
+        table.add_row(condition_of(variant), label_of_row(own[0]), *(rate(row) for row in line))
     return table
 
 
@@ -148,8 +153,8 @@ def rate(row: Row | None) -> str:
     if row is None or row.value is None:
         return ""
     if row.metric == "far@threshold":
-        between = "" if row.low is None or row.high is None else f"\n({100 * row.low:.3g}..{100 * row.high:.3g})"
-        return f"{100 * row.value:.3g}{between}"
+        between = "" if row.low is None or row.high is None else f"\n({100 * row.low:.2g}..{100 * row.high:.2g})"
+        return f"{100 * row.value:.2g}{between}"
     return ranged(row.value, row.low, row.high).replace(" (", "\n(")
 
 

@@ -16,15 +16,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from facekit.configs import TrainConfig, build
+from facekit.configs import AlignEvalConfig, TrainConfig, build
 from facekit.core.checkpoints import CheckpointStore
 from facekit.core.device import Device
 from facekit.core.processes import processes_of_this_run
 from facekit.data.embeddings import embed_source
 from facekit.data.sources import open_source
 from facekit.data.synth import synthesise
+from facekit.engines.align_eval import run as measure
 from facekit.engines.fitting import shared
 from facekit.engines.train import run
+from facekit.models import build_backbone
 from tests.launch import Launched
 
 OPTIONS: dict[str, Any] = {
@@ -188,3 +190,27 @@ def test_a_killed_worker_ends_torchrun(faces: Path, tmp_path: Path, victim: int)
     (said,) = explained(errors)
     assert "of 2 ended or cannot be reached" in said and str(out) in said
     assert CheckpointStore(out).load().meta["step"] > 0
+
+
+def evaluate_here(model: Path, faces: Path, out: Path) -> None:
+    """What ``align-eval`` does in one of the processes."""
+    flags = {
+        "model": model, "benchmark": (f"allpairs:{faces / 'pairs_test.txt'}",), "scores": ("raw", "dao"),
+        "support": ("noise",), "candidates": 50, "condition": ("mask",), "far": (0.1,), "draws": 100, "out": out,
+        "cache_dir": out / "cache", "threads": 1, "channels": "rgb", "scaling": "symmetric", "device": "cpu",
+    }  # fmt: skip
+    measure(build(AlignEvalConfig, flags))
+
+
+@pytest.mark.slow
+def test_two_processes_measure_what_one_does(faces: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = tmp_path / "nano.pth"
+    torch.save(build_backbone("mbf_nano", 16).state_dict(), model)
+    found = []
+    for world in (1, 2):
+        out = tmp_path / str(world)
+        assert Launched(world, evaluate_here, model, faces, out).join(90)
+        found.append(json.loads((out / "results.json").read_text()))
+    assert found[0]["rows"] == found[1]["rows"] and len(found[0]["rows"]) > 40
+    assert [content["environment"]["processes"] for content in found] == [1, 2]
