@@ -1,4 +1,4 @@
-"""The command line: one ``add(...)`` per verb. Engines are imported only when their verb runs."""
+"""The command line: one ``add(...)`` per verb in ``build_app``. Engines are imported only when their verb runs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import inspect
 import os
 import sys
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -51,26 +51,6 @@ class Group(TyperGroup):
         write_sections(self, ctx, formatter)
         with formatter.section("Commands"):
             formatter.write_dl([(name, verb.get_short_help_str(1000)) for name, verb in self.commands.items()])
-
-
-app = typer.Typer(
-    name="facekit",
-    cls=Group,
-    context_settings=WIDE,
-    help="Train small face-recognition models from big ones, measure them honestly, ship them.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
-)
-data_app = typer.Typer(cls=Group, help="Pack, check and make image data.", no_args_is_help=True, rich_markup_mode=None)
-head_app = typer.Typer(
-    cls=Group, help="Merge and slice margin heads of many GPUs.", no_args_is_help=True, rich_markup_mode=None
-)
-align_app = typer.Typer(cls=Group, help="Measure a model on verification benchmarks.", rich_markup_mode=None)
-runs_app = typer.Typer(
-    cls=Group, help="Look through runs: list, show, compare.", no_args_is_help=True, rich_markup_mode=None
-)
 
 
 def metavar(annotation: Any) -> str:
@@ -151,35 +131,72 @@ def command(config: type[configs.Config], engine: str) -> Callable[..., None]:
     return call
 
 
-def add(group: typer.Typer, name: str, config: type[configs.Config], engine: str) -> None:
-    """Register one verb."""
-    group.command(name, cls=Verb, context_settings=WIDE)(command(config, engine))
+def described(config: type[configs.Config]) -> Callable[[], None]:
+    """A verb that nobody calls this time: its sentence for the list of commands, without options."""
+
+    def call() -> None:
+        raise AssertionError("built without its options")
+
+    call.__doc__ = config.__doc__
+    return call
 
 
-add(app, "train", configs.TrainConfig, "train:run")
-add(app, "distill", configs.DistillConfig, "distill:run")
-add(app, "embed", configs.EmbedConfig, "embed:run")
-add(app, "export", configs.ExportConfig, "export:run")
-add(app, "profile", configs.ProfileConfig, "profile:run")
-add(app, "doctor", configs.DoctorConfig, "doctor:run")
-add(data_app, "pack", configs.PackConfig, "data:pack")
-add(data_app, "check", configs.CheckConfig, "data:check")
-add(data_app, "pairs", configs.PairsConfig, "pairs:run")
-add(data_app, "synth", configs.SynthConfig, "data:synth")
-app.add_typer(data_app, name="data")
-add(head_app, "merge", configs.HeadMergeConfig, "head:merge_shards")
-add(head_app, "slice", configs.HeadSliceConfig, "head:slice_head")
-app.add_typer(head_app, name="head")
-align_app.callback(invoke_without_command=True)(command(configs.AlignEvalConfig, "align_eval:run"))
-add(align_app, "swap", configs.SwapConfig, "swap:run")
-add(align_app, "bank", configs.BankConfig, "bank:run")
-add(align_app, "fit-estimator", configs.FitEstimatorConfig, "fit_estimator:run")
-add(align_app, "fit-generator", configs.FitGeneratorConfig, "fit_generator:run")
-app.add_typer(align_app, name="align-eval")
-add(runs_app, "list", configs.RunsListConfig, "runs:list_runs")
-add(runs_app, "show", configs.RunsShowConfig, "runs:show")
-add(runs_app, "compare", configs.RunsCompareConfig, "compare:run")
-app.add_typer(runs_app, name="runs")
+def build_app(words: Collection[str] | None = None) -> typer.Typer:
+    """The whole command line. Only verbs among the ``words`` of the call get their options: building all takes longer
+    than a user should wait for ``--help``. None builds all.
+    """
+
+    def callback(name: str, config: type[configs.Config], engine: str) -> Callable[..., None]:
+        return command(config, engine) if words is None or name in words else described(config)
+
+    def add(group: typer.Typer, name: str, config: type[configs.Config], engine: str) -> None:
+        group.command(name, cls=Verb, context_settings=WIDE)(callback(name, config, engine))
+
+    def grouped(name: str, help: str, **bare: Any) -> typer.Typer:
+        group = typer.Typer(cls=Group, help=help, rich_markup_mode=None, **bare)
+        app.add_typer(group, name=name)
+        return group
+
+    app = typer.Typer(
+        name="facekit",
+        cls=Group,
+        context_settings=WIDE,
+        help="Train small face-recognition models from big ones, measure them honestly, ship them.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+    app.callback()(root)
+    add(app, "train", configs.TrainConfig, "train:run")
+    add(app, "distill", configs.DistillConfig, "distill:run")
+    add(app, "embed", configs.EmbedConfig, "embed:run")
+    add(app, "export", configs.ExportConfig, "export:run")
+    add(app, "profile", configs.ProfileConfig, "profile:run")
+    add(app, "doctor", configs.DoctorConfig, "doctor:run")
+
+    data = grouped("data", "Pack, check and make image data.", no_args_is_help=True)
+    add(data, "pack", configs.PackConfig, "data:pack")
+    add(data, "check", configs.CheckConfig, "data:check")
+    add(data, "pairs", configs.PairsConfig, "pairs:run")
+    add(data, "synth", configs.SynthConfig, "data:synth")
+
+    head = grouped("head", "Merge and slice margin heads of many GPUs.", no_args_is_help=True)
+    add(head, "merge", configs.HeadMergeConfig, "head:merge_shards")
+    add(head, "slice", configs.HeadSliceConfig, "head:slice_head")
+
+    align = grouped("align-eval", "Measure a model on face benchmarks, raw and aligned.")
+    align.callback(invoke_without_command=True)(callback("align-eval", configs.AlignEvalConfig, "align_eval:run"))
+    add(align, "swap", configs.SwapConfig, "swap:run")
+    add(align, "bank", configs.BankConfig, "bank:run")
+    add(align, "fit-estimator", configs.FitEstimatorConfig, "fit_estimator:run")
+    add(align, "fit-generator", configs.FitGeneratorConfig, "fit_generator:run")
+
+    runs = grouped("runs", "Look through runs: list, show, compare.", no_args_is_help=True)
+    add(runs, "list", configs.RunsListConfig, "runs:list_runs")
+    add(runs, "show", configs.RunsShowConfig, "runs:show")
+    add(runs, "compare", configs.RunsCompareConfig, "compare:run")
+    return app
 
 
 def show_version(value: bool) -> None:
@@ -189,7 +206,6 @@ def show_version(value: bool) -> None:
         raise typer.Exit()
 
 
-@app.callback()
 def root(
     version: Annotated[
         bool, typer.Option("--version", callback=show_version, is_eager=True, help="Show the version and leave.")
@@ -214,7 +230,7 @@ def main() -> None:
     """Entry point: explained errors become one sentence on stderr and their exit code."""
     try:
         # Not stand-alone: the parser then raises its refusals instead of printing three lines of usage.
-        code = app(prog_name="facekit", standalone_mode=False)
+        code = build_app(sys.argv[1:])(prog_name="facekit", standalone_mode=False)
         sys.stdout.flush()  # a reader that left is noticed here, not when the interpreter ends
         sys.exit(code if isinstance(code, int) else 0)
     except FacekitError as error:

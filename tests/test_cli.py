@@ -74,7 +74,7 @@ def verbs() -> dict[str, type[configs.Config]]:
         for child, inner in children.items():
             yield from walk(inner, f"{name} {child}".strip())
 
-    found, real, root = {}, configs.build, typer.main.get_command(cli.app)
+    found, real, root = {}, configs.build, typer.main.get_command(cli.build_app())
     configs.build = note  # type: ignore[assignment]
     try:
         for verb in walk(root, ""):
