@@ -17,9 +17,10 @@ from rich.table import Table
 from facekit.core.device import Device
 from facekit.core.preprocess import Preprocess
 from facekit.data.pairs import PairSet, open_benchmark
-from facekit.evaluation.evaluator import embed_pairs, evaluate, find
+from facekit.evaluation.evaluator import Embed, embed_pairs, evaluate, table_of
 from facekit.evaluation.figures import learning_curves
-from facekit.evaluation.results import Row, document, write_results
+from facekit.evaluation.results import Row, document, find, write_results
+from facekit.evaluation.scoring import Asked
 from facekit.evaluation.swap import Rate, certify
 from facekit.models import build_backbone
 from facekit.models.loading import Model, as_embedder, load_model
@@ -33,12 +34,17 @@ def untrained(pairs: PairSet, device: Device) -> list[Row]:
     torch.manual_seed(0)
     model = build_backbone("mbf_nano", 128).eval()
     embed = as_embedder(model, Preprocess(embedding=128), device)
-    return evaluate(embed, [pairs], flip="sum", fars=(FAR,), stamp=Row(model="untrained (mbf_nano)"))
+    return measured(embed, "sum", "untrained (mbf_nano)", pairs)
 
 
 def trained(model: Model, name: str, pairs: PairSet) -> list[Row]:
     """The rows of one trained network."""
-    return evaluate(model.embed, [pairs], flip=model.preprocess.flip, fars=(FAR,), stamp=Row(model=name))
+    return measured(model.embed, model.preprocess.flip, name, pairs)
+
+
+def measured(embed: Embed, flip: str, name: str, pairs: PairSet) -> list[Row]:
+    """All rows of what embeds."""
+    return evaluate(table_of(embed, flip), [pairs], Asked(flip=flip, fars=(FAR,), stamp=Row(model=name))).rows
 
 
 def searching(teacher: Model, model: Model, pairs: PairSet) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -75,6 +76,15 @@ def test_a_shown_command_is_accepted(words: list[str], monkeypatch: pytest.Monke
         cli.main()
     assert left.value.code == 0
     assert seen or {"--help", "--version"} & set(words)
+
+
+@pytest.mark.parametrize(
+    "script", sorted([*ROOT.glob("examples/*.py"), *ROOT.glob("bench/[a-z]*.py")]), ids=lambda p: str(p.name)
+)
+def test_a_script_finds_what_it_imports(script: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(script.parent))
+    monkeypatch.syspath_prepend(str(ROOT))
+    importlib.import_module(f"bench.{script.stem}" if script.parent.name == "bench" else script.stem)
 
 
 def test_readme_shows_every_verb() -> None:
