@@ -30,10 +30,10 @@ from facekit.training.teachers import CachedTeacher
 SCHEDULE = Schedule(epochs=1, steps_per_epoch=1, clip=5.0)
 
 
-def image_batch(count: int) -> Batch:
+def image_batch(count: int, side: int = 112) -> Batch:
     """Random uint8 images in channels_last, as the loader gives them."""
     generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (count, 112, 112, 3), dtype=torch.uint8, generator=generator).permute(0, 3, 1, 2)
+    images = torch.randint(0, 256, (count, side, side, 3), dtype=torch.uint8, generator=generator).permute(0, 3, 1, 2)
     index = torch.arange(count)
     return Batch(images, index % 7, index, index % 2, index)
 

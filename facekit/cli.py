@@ -185,6 +185,12 @@ def build_app(words: Collection[str] | None = None) -> typer.Typer:
     add(head, "merge", configs.HeadMergeConfig, "head:merge_shards")
     add(head, "slice", configs.HeadSliceConfig, "head:slice_head")
 
+    route = grouped("route-train", "Teach a student along its teacher's own training route.", no_args_is_help=True)
+    add(route, "record", configs.RouteRecordConfig, "train:record")
+    add(route, "plan", configs.RoutePlanConfig, "route_train:plan")
+    add(route, "run", configs.RouteRunConfig, "route_train:run")
+    add(route, "status", configs.RouteStatusConfig, "route_train:status")
+
     align = grouped("align-eval", "Measure a model on face benchmarks, raw and aligned.")
     align.callback(invoke_without_command=True)(callback("align-eval", configs.AlignEvalConfig, "align_eval:run"))
     add(align, "swap", configs.SwapConfig, "swap:run")

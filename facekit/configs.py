@@ -23,9 +23,17 @@ from facekit.core.errors import CorruptFile, MissingFile, UsageError, unknown_na
 Backbone = Literal[
     "mbf_nano", "mbf_half", "mbf_s1", "mbf", "mbf_large", "r18", "r34", "r50", "r100", "r200"
 ]  # fmt: skip
+Classifier = Literal[
+    "resnet8", "resnet14", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "resnet8x4", "resnet32x4",
+    "wrn16_1", "wrn16_2", "wrn40_1", "wrn40_2", "mobilenetv2_half", "resnet18", "resnet34", "resnet50",
+]  # fmt: skip
 Head = Literal["arcface", "arcface_exact", "cosface", "adaface"]
-Term = Literal["cls", "fcd", "kd", "rad", "rad.inbatch"]
-Preset = Literal["coupleface"]
+Term = Literal[
+    "cls", "fcd", "kd", "hint", "sp.gram", "sp.feature", "rkd.distance", "rkd.angle", "rad", "rad.inbatch",
+    "cc.taylor", "cc.rbf", "cc.bilinear", "cc.mmd", "cc.paper", "cc.aberhu", "cc.tface", "cc.torchdistill",
+    "cc.repdistiller",
+]  # fmt: skip
+Preset = Literal["coupleface", "cckd", "cc", "rkd", "sp"]
 Precision = Literal["auto", "fp32", "tf32", "bf16", "fp16"]
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
 Flip = Literal["model", "sum", "concat", "none"]
@@ -219,6 +227,9 @@ class DataOptions(Config):
     images: Path | None = option(None, "image root for a list file; default its own folder")
     exclude: tuple[Path, ...] = option((), "pair lists whose people are left out of the data (comma separated)")
     min_images: int = option(1, "leave out identities with fewer images", low=1)
+    take: str | None = option(
+        None, "of every identity or class only these of its images by name, counted from 0: 500:1500, :500, 500:"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,6 +263,10 @@ class FitOptions(Config):
     clip: float = option(5.0, "clip the gradient norm at this value; 0 is off", low=0)
     flip: bool = option(True, "mirror half of the training images")
     mask: float = option(0.0, "share of the training images that wear a rendered face mask", low=0, high=1)
+    crop: int = option(0, "shift training images by up to this many pixels each way, black outside (CIFAR: 4)", low=0)
+    resized_crop: int | None = option(
+        None, "cut a random window (8 to 100 % of the area) and resize it to this side (ImageNet: 224)", low=8
+    )
     cache: Literal["auto", "ram", "device", "none"] = option("auto", "where decoded images are kept")
     save_minutes: float = option(5.0, "save a resumable state this often", above=0)
     save_steps: int | None = option(None, "also save every this many steps", low=1)
@@ -262,6 +277,47 @@ class FitOptions(Config):
     compile: bool = option(False, "torch.compile the network (30 s or more to start)")
     deterministic: bool | None = option(None, "bit-identical repeats; default on for cpu, off for cuda")
     tensorboard: bool = option(False, "also write TensorBoard events (needs the tensorboard package)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerOptions(Config):
+    """Which images meet in a batch."""
+
+    sampler: Literal["uniform", "cur", "sur"] = option(
+        "uniform",
+        "uniform: any; cur: as many images of each of a few classes; sur: of a few superclasses, which are clusters of "
+        "the teacher's embeddings (both after arXiv 1904.01802, lab)",
+    )
+    per_class: int = option(4, "cur and sur: images of each class in a batch (k)", low=1)
+    superclasses: int | None = option(
+        None, "sur: clusters; default the larger of 2 batch/k and a quarter of the classes", low=2
+    )
+    cluster_by: Path | None = option(None, "sur: the model whose embeddings are clustered; default the teacher")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeveralOptions(Config):
+    """Several runs in one process."""
+
+    seeds: tuple[int, ...] = option(
+        (),
+        "train these seeds at once, as 0,1,2: they share every pass, which pays on a GPU; OUT/seed_N is each run",
+        low=0,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CongruenceOptions(Config):
+    """What the terms cc.taylor, cc.rbf, cc.bilinear and cc.mmd compare (after arXiv 1904.01802), and hint."""
+
+    gamma: float = option(0.4, "width of the kernels rbf and taylor", above=0)
+    order: int = option(2, "highest power of cc.taylor, included", low=0, high=50)
+    cc_rows: Literal["unit", "raw"] = option("unit", "embeddings of unit length, or as they are")
+    cc_reduction: Literal["mean", "fro_b2", "offdiag_mean"] = option(
+        "mean", "of the squared differences: their mean, their root over B^2 (torchdistill), mean off the diagonal"
+    )
+    cc_center: bool = option(False, "subtract the mean of the batch from the unit rows")
+    hint_stage: int | None = option(None, "hint: match the map at the end of this stage; default the embedding", low=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -288,8 +344,10 @@ class ImportOptions(Config):
     """How a foreign model's input is described where its file does not say."""
 
     channels: Literal["rgb", "bgr"] | None = option(None, "colour order a foreign model expects, where not known")
-    scaling: Literal["raw", "unit", "symmetric", "128"] | None = option(
-        None, "input range of a foreign model: raw 0..255, unit 0..1, symmetric (x-127.5)/127.5, 128 (x-127.5)/128"
+    scaling: Literal["raw", "unit", "symmetric", "128", "imagenet", "cifar100"] | None = option(
+        None,
+        "input range of a foreign model: raw 0..255, unit 0..1, symmetric (x-127.5)/127.5, 128 (x-127.5)/128, or the "
+        "mean and deviation of a data set",
     )
 
 
@@ -374,11 +432,9 @@ class ScoreOptions(AlignmentOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(DataOptions, RunOptions, FitOptions, DeviceOptions):
-    """Train a network on labelled faces: a teacher, or the student-alone baseline."""
+class HeadOptions(Config):
+    """The classification head of an embedder; networks with classes of their own have none."""
 
-    model: Backbone = option("mbf_half", "backbone to train")
-    embedding: int = option(512, "embedding width", low=2, high=4096)
     head: Head = option(
         "arcface",
         "margin head; arcface has arcface_torch's straight-through gradient, adaface is after arXiv 2204.00964",
@@ -388,34 +444,46 @@ class TrainConfig(DataOptions, RunOptions, FitOptions, DeviceOptions):
     )
     logit_scale: float = option(64.0, "scale s of the head", above=0)
     init_head: Path | None = option(None, "start the head from these class centres, as facekit head merge writes them")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(DataOptions, RunOptions, FitOptions, SamplerOptions, HeadOptions, SeveralOptions, DeviceOptions):
+    """Train a network on labelled images: a teacher, or the student-alone baseline."""
+
+    model: Backbone | Classifier = option("mbf_half", "network to train")
+    embedding: int = option(512, "embedding width", low=2, high=4096)
     dropout: float = option(0.0, "dropout before the embedding layer", low=0, high=0.99)
     save_route: int = option(0, "keep the network every this many epochs, for route-train; 0 is off", low=0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistillConfig(DataOptions, RunOptions, FitOptions, RelationOptions, ImportOptions, DeviceOptions):
-    """Train a small student from a teacher, on labelled or unlabelled faces."""
+class RouteRecordConfig(TrainConfig):
+    """Train a teacher and keep the states on its way: the route that students are taught along."""
 
-    teacher: Path = option(dataclasses.MISSING, "run folder, .pt/.pth/.safetensors, or .onnx")
-    student: Backbone = option("mbf_half", "backbone of the student")
+    save_route: int = option(0, "keep the network every this many epochs; 0 is every 5 % of them", low=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudentOptions(Config):
+    """The student, and what it learns from."""
+
+    student: Backbone | Classifier = option("mbf_half", "network of the student")
     method: tuple[Preset | Term, ...] = option(
         ("fcd",),
         "loss terms joined by +. fcd (stable, after the abstract of arXiv 2204.05502): match normalised embeddings, "
         "labels not needed; rad (lab, after the same abstract): match relations to mined identities; rad.inbatch "
-        "(control): to the batch; cls: a margin head; kd (lab, after arXiv 1503.02531): match softened class scores; "
-        "coupleface is fcd+rad",
+        "(control): to the batch; cls: classification; kd (after arXiv 1503.02531): match softened class scores; hint, "
+        "sp.*, rkd.*: their published kin; cc.* (lab, after arXiv 1904.01802): match kernels of the batch, each name "
+        "one of the formulas published as CC; coupleface is fcd+rad, cckd is cls+kd+cc.taylor",
         separator="+",
     )
     weights: tuple[str, ...] = option(
-        (), "weights of terms, as fcd=8,rad=300; default fcd 32, rad and rad.inbatch 100, cls 0.1, kd 0.9"
+        (),
+        "weights of terms, as fcd=8,rad=300; default fcd 32, rad 100, rad.inbatch 100, cls 0.1, kd 0.9, hint 100, "
+        "sp.gram 3000, sp.feature 100, rkd.distance 25, rkd.angle 50, cc.taylor 100, cc.rbf 100, cc.bilinear 100, "
+        "cc.aberhu 100, cc.torchdistill 0.003, cc.repdistiller 0.02",
     )
     embedding: int | None = option(None, "embedding width of the student; default the teacher's", low=2, high=4096)
-    head: Head = option("arcface", "margin head of the classification term")
-    margin: float | None = option(
-        None, "margin of the head; default 0.5 (arcface), 0.4 (cosface, adaface)", low=0, high=1.5
-    )
-    logit_scale: float = option(64.0, "scale s of the head", above=0)
-    init_head: Path | None = option(None, "start the head from these class centres, as facekit head merge writes them")
     tau: float = option(4.0, "temperature of kd", above=0)
     dropout: float = option(0.0, "dropout before the student's embedding layer", low=0, high=0.99)
     teacher_view: Literal["clean", "same"] = option(
@@ -423,6 +491,88 @@ class DistillConfig(DataOptions, RunOptions, FitOptions, RelationOptions, Import
     )
     teacher_cache: bool = option(True, "compute the teacher's outputs once and keep them on disk")
     cache_dir: Path | None = option(None, "where they are kept; default $FACEKIT_CACHE, else ~/.cache/facekit")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearningOptions(
+    DataOptions,
+    RunOptions,
+    FitOptions,
+    SamplerOptions,
+    StudentOptions,
+    HeadOptions,
+    RelationOptions,
+    CongruenceOptions,
+    DeviceOptions,
+):
+    """All that says how a student learns from a given teacher."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillConfig(LearningOptions, SeveralOptions, ImportOptions):
+    """Train a small student from a teacher, on labelled or unlabelled images."""
+
+    teacher: Path = option(dataclasses.MISSING, "run folder, .pt/.pth/.safetensors, or .onnx")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationOptions(Config):
+    """Held-out images on which the hardness of a teacher's states is measured: never training, never test images."""
+
+    val: str | None = option(
+        None, "images as in --data, or a pair list or allpairs:LIST, whose images are used (needed by --strategy gs)"
+    )
+    val_images: Path | None = option(None, "image root of --val where that is a list")
+    val_take: str | None = option(None, "of every identity or class of --val only these images, as --take")
+    hardness: Literal["kl_ts", "kl_st"] = option(
+        "kl_ts", "direction of the divergence between class scores: KL(teacher || student), or the other"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnchorOptions(Config):
+    """Which states of the route teach, and in which order (RCO, after the abstract of arXiv 1904.09149, lab)."""
+
+    strategy: Literal["eei", "one-stage", "gs"] = option(
+        "eei",
+        "eei: states at equal epoch intervals, a stage for each; one-stage: the same within the ordinary number of "
+        "epochs; gs: search the next one greedily by its hardness for the student",
+    )
+    interval: int | None = option(None, "epochs of the teacher between two anchors; default a quarter of them", low=1)
+    anchors: tuple[int, ...] = option((), "these epochs of the teacher instead, as 5,10,20 (the last one is added)")
+    delta: float = option(1.5, "gs: how much harder than the present one the next anchor may be", low=1)
+    first_anchor: int | None = option(None, "gs: epoch of the first anchor; default the first state", low=1)
+    max_anchors: int | None = option(None, "gs: at most so many anchors; the last one is always used", low=1)
+    control: Literal["none", "restart", "reversed", "shuffled", "long"] = option(
+        "none",
+        "restart: the final teacher in every stage; reversed, shuffled: the anchors in another order, the final one "
+        "last; long: the final teacher, as many epochs, one schedule",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoutePlanConfig(AnchorOptions, ValidationOptions, DeviceOptions):
+    """Show a recorded route, and the anchors that a student would be taught along."""
+
+    route: Path = option(dataclasses.MISSING, "run folder of a teacher trained with --save-route")
+    seed: int = option(0, "seed of --control shuffled", low=0)
+    cache_dir: Path | None = option(None, "embedding cache; default $FACEKIT_CACHE, else ~/.cache/facekit")
+    json: bool = option(False, "print JSON to stdout, and nothing else there")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RouteRunConfig(AnchorOptions, ValidationOptions, LearningOptions):
+    """Train a student along a teacher's route: --epochs is the length of a stage (one-stage: of all)."""
+
+    route: Path = option(dataclasses.MISSING, "run folder of a teacher trained with --save-route")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RouteStatusConfig(Config):
+    """Show how far a route-train run is: stages, hardness, congruence with the final teacher."""
+
+    run: Path = option(dataclasses.MISSING, "run folder of route-train run", positional=True)
+    json: bool = option(False, "print JSON to stdout, and nothing else there")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -436,7 +586,7 @@ class AlignEvalConfig(EvalOptions, ProtocolOptions, ScoreOptions, ImportOptions,
     benchmark: tuple[str, ...] = option(
         (),
         "pair list, .bin, folder with pairs.txt, allpairs:LIST, cfp-fp:DIR, cfp-ff:DIR, agedb:DIR, ijbb:DIR, ijbc:DIR, "
-        "megaface:DIR, retrieval:DIR, scores:FILE (Bob's four columns) (comma separated)",
+        "megaface:DIR, retrieval:DIR, classes:DATA (closed set), scores:FILE (Bob's four columns) (comma separated)",
     )
     far: tuple[float, ...] = option((1e-2, 1e-3, 1e-4), "operating points for TAR", above=0, high=1)
     dev: str | None = option(None, "benchmark of other people: thresholds and alpha are chosen there, and kept")
@@ -552,7 +702,9 @@ class RunsCompareConfig(EvalOptions, ImportOptions, DeviceOptions):
         positional=True,
     )
     benchmark: tuple[str, ...] = option(
-        (), "measure all on this pair list, .bin or allpairs:LIST, pair by pair; default: their results side by side"
+        (),
+        "measure all on these pairs (a list, .bin, allpairs:LIST) or classes (classes:DATA), pair by pair or image by "
+        "image; default: their results side by side",
     )
     far: tuple[float, ...] = option(
         (1e-3, 1e-2, 1e-4), "operating points for TAR; the first that the benchmark can bear decides", above=0, high=1
@@ -597,7 +749,7 @@ class ExportConfig(ImportOptions):
 class ProfileConfig(ImportOptions, DeviceOptions):
     """Count parameters and multiply-accumulates, time a single image."""
 
-    model: str = option(dataclasses.MISSING, "backbone name, run folder, weights file or .onnx", positional=True)
+    model: str = option(dataclasses.MISSING, "network name, run folder, weights file or .onnx", positional=True)
     embedding: int = option(512, "embedding width for a backbone name", low=2)
     repeats: int = option(30, "timed single-image passes", low=3)
     json: bool = option(False, "print JSON to stdout, and nothing else there")
@@ -609,7 +761,9 @@ class PackConfig(DataOptions):
 
     out: Path = option(dataclasses.MISSING, "folder to write: data.bin, index.npy, names.txt, pack.json")
     kind: Literal["jpeg", "uint8"] = option("jpeg", "jpeg keeps the encoded bytes; uint8 stores pixels")
-    size: int | None = option(None, "resize uint8 images to this side; default as they are", low=8)
+    size: int | None = option(
+        None, "resize the short side of uint8 images to this and keep the middle square; default as they are", low=8
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -679,6 +833,8 @@ RUN_VERBS: dict[str, type[Config]] = {
     "train": TrainConfig,
     "distill": DistillConfig,
     "fit-generator": FitGeneratorConfig,
+    "route-train record": RouteRecordConfig,
+    "route-train run": RouteRunConfig,
 }
 """The verbs that leave run folders."""
 

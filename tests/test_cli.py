@@ -3,6 +3,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import importlib
+import inspect
 import json
 import os
 import re
@@ -152,9 +153,8 @@ def test_help_names_every_option_with_its_choices(verb: str, kind: type[configs.
 def test_help_lists_a_verbs_own_options_first(verb: str, kind: type[configs.Config], run: Run) -> None:
     _, out, _ = run(*verb.split(), "--help")
     places = {f.name: place(configs.flag_name(f), out) for f in dataclasses.fields(kind)}
-    groups = {
-        group.__name__: set(group.__annotations__) for group in kind.__mro__ if group.__name__.endswith("Options")
-    }
+    groups = {g.__name__: set(inspect.get_annotations(g)) for g in kind.__mro__ if g.__name__.endswith("Options")}
+    groups = {name: own for name, own in groups.items() if own}  # not one that only joins others
     own = set(places) - set().union(*groups.values())
     first_heading = min((out.index(f"{name.removesuffix('Options')} options:") for name in groups), default=len(out))
     assert own
@@ -216,7 +216,7 @@ def test_no_verb_shows_the_help(arguments: list[str], run: Run) -> None:
         ("train extra", "Got unexpected extra argument"),
         ("train --resume=yes", "does not take a value"),
         ("distill", "--teacher is required: run folder, .pt/.pth/.safetensors, or .onnx"),
-        ("profile", "MODEL is required: backbone name"),
+        ("profile", "MODEL is required: network name"),
         ("align-eval --model m", "nothing to measure on: give --benchmark"),
         ("align-eval --model m --benchmark ,", "nothing to measure on: give --benchmark"),
         ("align-eval --far 0.1 swap --old a", "options of 'swap' belong behind its name"),

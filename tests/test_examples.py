@@ -27,6 +27,9 @@ NAMES = {
     "teacher_epochs": "1",
     "student_epochs": "1",
     "from": "4",
+    "network": "resnet14",
+    "seed": "0",
+    "side": "16",
 }
 
 
@@ -49,8 +52,11 @@ def commands(path: Path) -> list[list[str]]:
         for word in shlex.split(match[1], comments=True):
             if word in (">", "|", "||", "&&"):
                 break
-            array = re.fullmatch(r"\$\{(\w+)\[@\]\}", word)
-            words += arrays[array[1]] if array else [word]
+            array = re.fullmatch(r"\$\{(\w+|@)(?:\[@\]|:\d+)?\}", word)
+            if array is None:
+                words.append(word)
+            elif array[1] != "@":  # what a function is given is not known here
+                words += arrays.get(array[1], [array[1]])
         found.append([re.sub(r"\$\{?(\w+)[^/\s,}]*\}?", lambda m: NAMES.get(m[1], m[1]), w) for w in words])
     return found
 

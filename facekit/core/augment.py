@@ -1,10 +1,15 @@
-"""Transforms of image batches on the device."""
+"""Transforms of training images on the device: drawn face masks, mirroring, and all of them in one."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from facekit.core.crops import resized_crop, shift_crop
+from facekit.core.draws import between, draws
+from facekit.core.errors import UsageError
 from facekit.core.types import Batch
 
 SIDE = 112
@@ -24,10 +29,38 @@ SHADE = 16
 """The light falls off linearly, by up to 16/64 from the middle of the picture to each border."""
 
 
-def seen(batch: Batch) -> Tensor:
-    """The images as a network in training sees them: their masks on, then mirrored. uint8 [B,3,H,W]."""
-    images = batch.images if batch.mask is None else wear_mask(batch.images, batch.mask)
-    return mirror(images, batch.view)
+@dataclass(frozen=True)
+class Augment:
+    """Training images as a network sees them: masks on, then cropped, then mirrored, all as the batch's keys say.
+
+    ``pad``: shift by up to so many pixels each way, black outside. ``resized``: cut a random window and resize it to
+    this side. Neither: the whole image. Raises UsageError where both are given.
+    """
+
+    pad: int = 0
+    resized: int = 0
+
+    def __post_init__(self) -> None:
+        if self.pad and self.resized:
+            raise UsageError(f"--crop {self.pad} and --resized-crop {self.resized} exclude each other; give one")
+
+    @property
+    def crops(self) -> bool:
+        """Whether batches must carry crop keys; cached teacher outputs, of whole images, then fit no batch."""
+        return self.pad > 0 or self.resized > 0
+
+    def __call__(self, batch: Batch, masks: bool = True) -> Tensor:
+        """uint8 [B,3,H,W] in channels_last memory; without ``masks`` the same view of the bare faces."""
+        images = wear_mask(batch.images, batch.mask) if masks and batch.mask is not None else batch.images
+        return mirror(self.cropped(images, batch.crop), batch.view)
+
+    def cropped(self, images: Tensor, keys: Tensor | None) -> Tensor:
+        """The crop of every image that its key names."""
+        if not self.crops:
+            return images
+        if keys is None:
+            raise ValueError("the batch has no crop keys: its Batches were made without crops=True")
+        return shift_crop(images, keys, self.pad) if self.pad else resized_crop(images, keys, self.resized)
 
 
 def mirror(images: Tensor, view: Tensor) -> Tensor:
@@ -85,34 +118,3 @@ def fabric(colour: Tensor, slope: Tensor, height: int, width: int) -> Tensor:
 def centred(length: int, device: torch.device) -> Tensor:
     """Twice the distance of each pixel from the middle, int64 [length], -length < x < length."""
     return 2 * torch.arange(length, device=device) + 1 - length
-
-
-# --- randomness ------------------------------------------------------------------------------------------
-
-
-def draws(keys: Tensor, count: int) -> Tensor:
-    """``count`` hashed words of each key, int64 [B,count]: the bits of ``data.batches.mix(key, 0 .. count - 1)``."""
-    return scrambled(scrambled(keys)[:, None] + torch.arange(count, device=keys.device))
-
-
-def scrambled(state: Tensor) -> Tensor:
-    """One round of splitmix64 (Steele, Lea, Flood 2014) on int64, whose sums and products wrap."""
-    state = state + signed(0x9E3779B97F4A7C15)
-    state = (state ^ shifted(state, 30)) * signed(0xBF58476D1CE4E5B9)
-    state = (state ^ shifted(state, 27)) * signed(0x94D049BB133111EB)
-    return state ^ shifted(state, 31)
-
-
-def signed(word: int) -> int:
-    """The int64 with the bits of an unsigned word."""
-    return word - (1 << 64) if word >> 63 else word
-
-
-def shifted(state: Tensor, bits: int) -> Tensor:
-    """Shift right and fill with zeros, where ``>>`` would repeat the sign."""
-    return (state >> bits) & ((1 << (64 - bits)) - 1)
-
-
-def between(words: Tensor, low: int, high: int) -> Tensor:
-    """Whole numbers from ``low`` to ``high``, each equally likely to within 2^-32 of their number."""
-    return low + (shifted(words, 32) * (high - low + 1) >> 32)

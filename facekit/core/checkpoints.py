@@ -34,6 +34,7 @@ from facekit.core.errors import CorruptFile, InputError, MissingFile
 from facekit.core.files import explain_write, plain, read_json, sha256_file, sync_folder, write_atomic, write_json
 
 WEIGHTS, STATE, META = "weights.safetensors", "state.safetensors", "run.json"
+ROUTE, ROUTE_LIST, ROUTE_SCHEMA = "route", "route.json", "facekit.route/1"
 _MAX_EXPANSION = 1.05  # torch writes its zip entries uncompressed; more than this is a decompression bomb
 
 
@@ -250,16 +251,22 @@ class CheckpointStore:
         tensors, metadata = _read_safetensors(folder / STATE)
         return join_tree(json.loads(metadata["tree"]), tensors)
 
-    def save_route(self, epoch: int, weights: Mapping[str, Tensor], record: Mapping[str, Any]) -> None:
-        """Add a state to the route: ``route/epoch_NNNN.safetensors``, listed with its hash in route.json."""
-        file = self.run / "route" / f"epoch_{epoch:04d}.safetensors"
-        write_tensors(file, weights)
-        listing = self.run / "route" / "route.json"
-        route = read_json(listing) if listing.is_file() else {"states": []}
-        route["states"] = [s for s in route["states"] if s["epoch"] != epoch]
-        route["states"].append({"epoch": epoch, "file": file.name, "sha256": sha256_file(file), **record})
-        route["states"].sort(key=lambda s: s["epoch"])
-        write_json(listing, route)
+    def save_route(
+        self, epoch: int, weights: Mapping[str, Tensor], record: Mapping[str, Any], about: Mapping[str, Any]
+    ) -> None:
+        """Add a state to the route: ``route/epoch_NNNN.safetensors``, listed with its hash in route.json.
+
+        ``about`` says of which training (``route_about``). Each file names its training too, so that a route cannot be
+        put together of several. A kill between file and list loses nothing: the repeat writes the same bytes.
+        """
+        file = self.run / ROUTE / f"epoch_{epoch:04d}.safetensors"
+        write_tensors(file, weights, {"about": json.dumps(plain(training_of(about)), sort_keys=True)})
+        listing = self.run / ROUTE / ROUTE_LIST
+        states = read_json(listing)["states"] if listing.is_file() else []
+        states = [s for s in states if s["epoch"] != epoch]
+        states.append({"epoch": epoch, "file": file.name, "sha256": sha256_file(file), **record})
+        states.sort(key=lambda s: s["epoch"])
+        write_json(listing, {"schema": ROUTE_SCHEMA, "about": dict(about), "states": states})
 
     def clean(self) -> None:
         """Remove what an interrupted save left behind."""
@@ -268,6 +275,23 @@ class CheckpointStore:
         for leftover in [*self.folder.glob(".*.new"), *self.folder.glob(".*.old")]:
             with contextlib.suppress(OSError):
                 shutil.rmtree(leftover)
+
+
+def route_about(meta: Mapping[str, Any], epochs: int) -> dict[str, Any]:
+    """What a route says of its training, taken from what every checkpoint says; ``epochs`` is its planned end."""
+    config = meta.get("config", {})
+    return {
+        **{key: meta.get(key) for key in ("architecture", "preprocess", "licence")},
+        "config": config,
+        "data_fingerprint": meta.get("data", {}).get("fingerprint"),
+        "seed": config.get("seed"),
+        "epochs": epochs,
+    }
+
+
+def training_of(about: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a route's ``about`` that all states of one training share; options such as --out may change."""
+    return {key: about[key] for key in ("architecture", "preprocess", "data_fingerprint", "seed", "epochs")}
 
 
 def load_checkpoint(path: Path | str) -> Checkpoint:

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from facekit.core.checkpoints import CheckpointStore
+from facekit.core.checkpoints import CheckpointStore, route_about
 from facekit.core.device import Device
 from facekit.core.errors import Interrupted, NonFinite, Unfinished
 from facekit.core.replicas import averaged_statistics, check_alike, running_statistics
@@ -334,7 +334,8 @@ def finish_epoch(
         if kept and saving.route_epochs and (epoch % saving.route_epochs == 0 or last):
             guard.check()
             rate = task.optimisers["main"].param_groups[0]["lr"]
-            kept.save_route(epoch, model.state_dict(), {"val": dict(numbers), "lr": rate, "ema": False})
+            record = {"val": dict(numbers), "lr": rate, "ema": False}
+            kept.save_route(epoch, model.state_dict(), record, route_about(meta, schedule.epochs))
     journal.forget_speed()
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,9 @@ import torch
 from torch import Tensor
 
 from facekit.core.errors import InputError
+
+PerChannel = float | tuple[float, float, float]
+"""One number, or one each for red, green and blue: in this order also where ``channels`` is bgr."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +33,8 @@ class Preprocess:
 
     size: tuple[int, int] = (112, 112)  # height, width
     channels: str = "rgb"
-    scale: float = 1.0 / 127.5
-    shift: float = -1.0
+    scale: PerChannel = 1.0 / 127.5
+    shift: PerChannel = -1.0
     layout: str = "NCHW"
     crop: str = "arcface-5pt-112"
     interpolation: str = "bilinear"
@@ -46,6 +50,10 @@ class Preprocess:
             raise InputError(f"preprocessing flip {self.flip!r} is not one of sum, concat, none")
         if min(self.size) < 1 or self.embedding < 1:
             raise InputError(f"preprocessing size {self.size} and embedding {self.embedding} must be positive")
+        for name, value in (("scale", self.scale), ("shift", self.shift)):
+            numbers = value if isinstance(value, tuple) and len(value) == 3 else (value,)
+            if not all(isinstance(n, int | float) and math.isfinite(n) for n in numbers):
+                raise InputError(f"preprocessing {name} {value!r} is neither a finite number nor three of them")
 
     def __call__(self, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """uint8 RGB [B,3,H,W] -> the network's input [B,3,H,W], keeping the memory format."""
@@ -56,11 +64,17 @@ class Preprocess:
             )
         if self.channels == "bgr":
             images = images.flip(1)
-        return images.to(dtype).mul_(self.scale).add_(self.shift)
+        y = images.to(dtype)
+        if not isinstance(self.scale, tuple) and not isinstance(self.shift, tuple):
+            return y.mul_(self.scale).add_(self.shift)
+        order = (0, 1, 2) if self.channels == "rgb" else (2, 1, 0)
+        for plane, colour in enumerate(order):  # numbers, not a tensor: its copy to the device would be waited for
+            y[:, plane].mul_(_of(self.scale, colour)).add_(_of(self.shift, colour))
+        return y
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form, as in run.json and ONNX metadata."""
-        return {**dataclasses.asdict(self), "size": list(self.size)}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
 
     @staticmethod
     def from_dict(table: Mapping[str, Any]) -> Preprocess:
@@ -69,6 +83,9 @@ class Preprocess:
         values = {k: v for k, v in table.items() if k in known}
         if "size" in values:
             values["size"] = (int(values["size"][0]), int(values["size"][1]))
+        for name in ("scale", "shift"):
+            if isinstance(values.get(name), list):
+                values[name] = tuple(values[name])
         return Preprocess(**values)
 
     def hash(self) -> str:
@@ -78,6 +95,17 @@ class Preprocess:
     def describe(self) -> str:
         """One line for a terminal."""
         return (
-            f"{self.size[0]}x{self.size[1]} {self.channels}, x*{self.scale:.6g}{self.shift:+.6g}, "
+            f"{self.size[0]}x{self.size[1]} {self.channels}, x*{_shown(self.scale)}{_shown(self.shift, '+')}, "
             f"crop {self.crop}, flip {self.flip}"
         )
+
+
+def _of(value: PerChannel, colour: int) -> float:
+    return value[colour] if isinstance(value, tuple) else value
+
+
+def _shown(value: PerChannel, sign: str = "") -> str:
+    """``0.5``, or ``[0.5,0.25,1]``; with a sign ``+0.5`` or ``+[0.5,0.25,1]``."""
+    if isinstance(value, tuple):
+        return f"{sign}[{','.join(f'{n:.6g}' for n in value)}]"
+    return f"{value:{sign}.6g}"

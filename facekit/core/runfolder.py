@@ -269,13 +269,13 @@ def measured_rows(content: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def headline(run: StoredRun) -> dict[str, Any] | None:
-    """The one number to list a run by: TAR on the first benchmark at FAR 1e-3 where that was measured."""
+    """The one number to list a run by: TAR on the first benchmark, at FAR 1e-3 where it was measured, or accuracy."""
     content, fault = read_results(run.path)
     if content is None:
         return {"fault": fault} if fault else None
     rows = measured_rows(content)
     tar = {number(row.get("at")): row for row in reversed(rows) if row.get("metric") == "tar@far"}
-    others = [row for row in rows if row.get("metric") == "accuracy_10fold"]
+    others = [row for row in rows if row.get("metric") in ("accuracy_10fold", "top1")]
     chosen = next((tar[far] for far in _HEADLINE if far in tar), next(iter([*tar.values(), *others]), None))
     if chosen is None:
         return None

@@ -79,7 +79,7 @@ def open_run(
     """
     if resume and init:
         raise UsageError("--resume continues a run and --init starts one from weights: give one of them")
-    folder = out if out is not None else Path("runs") / f"{verb}-{config_hash(config)}"
+    folder = out if out is not None else Path("runs") / f"{verb.replace(' ', '-')}-{config_hash(config)}"
     file = folder / "run.json"
     fresh = Run(folder, verb, config, resuming=False, done=False, record=new_record(verb, config))
     if dry_run:

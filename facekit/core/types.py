@@ -22,6 +22,8 @@ class Batch(NamedTuple):
     """int64 [B], place in the global batch: makes "last one wins" the same on any number of processes."""
     mask: Tensor | None = None
     """int64 [B], which face mask the sample wears (a key of ``wear_mask``), 0 for none; None where nobody wears one."""
+    crop: Tensor | None = None
+    """int64 [B], which crop of the sample is seen (a key of ``Augment``); None where none is taken."""
 
 
 class Outputs(NamedTuple):

@@ -8,6 +8,7 @@ from pathlib import Path
 from facekit.core.errors import UsageError, unknown_name
 from facekit.data.agedb import open_agedb
 from facekit.data.cfp import open_cfp
+from facekit.data.classes import ClassSet, open_classes
 from facekit.data.galleries import GallerySet
 from facekit.data.ijb import TemplateSet, open_ijb
 from facekit.data.megaface import MegaFaceSet, open_megaface
@@ -17,15 +18,16 @@ from facekit.data.retrieval import RetrievalSet, open_retrieval
 from facekit.data.scorefiles import ScoredSet, open_scored
 from facekit.data.vectors import VectorFile, pairs_from_names
 
-Benchmark = PairSet | GallerySet | RetrievalSet | TemplateSet | MegaFaceSet | ScoredSet
+Benchmark = PairSet | GallerySet | RetrievalSet | TemplateSet | MegaFaceSet | ScoredSet | ClassSet
 
 FOLDERS: Mapping[str, Callable[[Path, Path | None], Benchmark]] = {
     "agedb": open_agedb,
     "cfp-fp": lambda folder, images: open_cfp(folder, "FP", images),
     "cfp-ff": lambda folder, images: open_cfp(folder, "FF", images),
     "retrieval": open_retrieval,
+    "classes": open_classes,
 }
-"""Prefix -> how its folder of images is opened; ``images`` is the root of paths, where the layout does not fix it."""
+"""Prefix -> how its images are opened; ``images`` is the root of paths, where the layout does not fix it."""
 
 
 def open_any(
@@ -45,7 +47,8 @@ def open_any(
         return open_scored(Path(rest))
     if prefix in FOLDERS and colon:
         if vectors is not None:
-            raise UsageError(f"{prefix}: reads images, which --embeddings does without; give its pairs as a list")
+            instead = "--model" if prefix == "classes" else "its pairs as a list"
+            raise UsageError(f"{prefix}: reads images, which --embeddings does without; give {instead}")
         return FOLDERS[prefix](Path(rest), images)
     if colon and prefix + colon != ALL and len(prefix) > 1 and not Path(text).exists():  # one letter is a drive
         raise unknown_name("benchmark", prefix, (ALL[:-1], "ijbb", "ijbc", "megaface", "scores", *FOLDERS))
@@ -60,6 +63,8 @@ def people_tested(benchmark: Benchmark) -> set[str]:
         return set(benchmark.subjects)
     if isinstance(benchmark, PairSet):
         return set(benchmark.source.identities)
+    if isinstance(benchmark, ClassSet):
+        return set()  # a class is nobody's name
     if isinstance(benchmark, ScoredSet):
         return set(benchmark.pairs.source.identities)
     return set(benchmark.gallery.identities) if isinstance(benchmark, RetrievalSet) else set(benchmark.people)

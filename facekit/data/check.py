@@ -13,7 +13,7 @@ import numpy as np
 
 from facekit.data.decode import BrokenImage, decode
 from facekit.data.fingerprint import read_image_file
-from facekit.data.listing import Listing, chosen, keep_rows, person_of
+from facekit.data.listing import Listing, chosen, keep_rows, person_of, taken
 from facekit.data.prefetch import prefetched, reader_threads
 from facekit.data.protocol import Store
 from facekit.data.sources import list_source, people_of
@@ -108,6 +108,7 @@ def check_data(
     images: Path | None = None,
     exclude: Sequence[Path] = (),
     min_images: int = 1,
+    take: str | None = None,
     size: int = 112,
     test_lists: Sequence[Path] = (),
     progress: Callable[[int], None] | None = None,
@@ -118,6 +119,8 @@ def check_data(
     """
     source, listing = list_source(path, images)
     keep = chosen(listing, people_of(exclude), min_images)
+    if take is not None:
+        keep = taken(listing, keep, take)
     load = file_look(listing) if source is None else store_look(source)
     rows = np.flatnonzero(keep)
     listing = keep_rows(listing, keep)

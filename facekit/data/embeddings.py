@@ -150,7 +150,7 @@ def embed_block(
     block = np.stack([to_array(embed(images.flip(3) if view else images), len(index)) for view in views], axis=1)
     bad = np.flatnonzero(~np.isfinite(block).all(axis=(1, 2)))
     if len(bad):
-        raise NonFinite(f"the embedding of {source.names[index[bad[0]]]} is not finite; nothing of it was kept")
+        raise NonFinite(f"the network's output for {source.names[index[bad[0]]]} is not finite; nothing of it was kept")
     return block
 
 

@@ -15,7 +15,9 @@ from facekit.data.listing import Listing
 
 
 class FileSource:
-    """The images of a listing; their headers were read and agree on one size."""
+    """The images of a listing; their headers were read. Where they differ in size that is (0, 0), and only ``encoded``
+    serves.
+    """
 
     kind = "jpeg"
     notes: tuple[str, ...] = ()
@@ -26,7 +28,8 @@ class FileSource:
         self.names = listing.names
         self.labels = listing.labels
         self.identities = listing.identities
-        self.size = (int(facts.size[0, 0]), int(facts.size[0, 1]))
+        height, width = (int(side) for side in facts.size[0])
+        self.size = (height, width) if (facts.size == facts.size[0]).all() else (0, 0)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -55,12 +58,12 @@ class FileSource:
         return out
 
 
-def open_files(listing: Listing) -> FileSource:
-    """Inspect all files. Raises InputError for unreadable ones and for images of different sizes."""
+def open_files(listing: Listing, one_size: bool = True) -> FileSource:
+    """Inspect all files. Raises InputError for unreadable ones, and for different sizes where ``one_size`` is asked."""
     facts = inspect_files(listing.root, listing.names)
     if facts.reasons:
         raise unreadable(listing, facts.reasons)
-    if (facts.size != facts.size[0]).any():
+    if one_size and (facts.size != facts.size[0]).any():
         raise InputError(different_sizes(listing, facts.size))
     return FileSource(listing, facts)
 
@@ -82,6 +85,6 @@ def different_sizes(listing: Listing, size: np.ndarray) -> str:
     count = int((size != (height, width)).any(axis=1).sum())
     return (
         f"the images of {listing.origin} have different sizes: most are {height}x{width}, {count} are not, the first "
-        f"is {listing.names[odd]} with {size[odd, 0]}x{size[odd, 1]}. Crop them all to one size "
-        f"(facekit data check --data {listing.origin} lists them)"
+        f"is {listing.names[odd]} with {size[odd, 0]}x{size[odd, 1]}. Bring them all to one size, as with "
+        f"facekit data pack --kind uint8 --size N (facekit data check --data {listing.origin} lists them)"
     )

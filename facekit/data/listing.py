@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from facekit.core.errors import InputError
+from facekit.core.errors import InputError, UsageError
 from facekit.data.lazy import items_at
 
 
@@ -53,6 +53,27 @@ def chosen(listing: Listing, people: Collection[str], min_images: int) -> np.nda
         counts = np.bincount(listing.labels[keep], minlength=len(listing.identities))
         keep &= counts[listing.labels] >= min_images
     return keep
+
+
+def taken(listing: Listing, keep: np.ndarray, take: str) -> np.ndarray:
+    """Of the images where ``keep`` holds, those whose place among their identity's, by name, is in ``take`` ("A:B").
+
+    Raises UsageError for another form, InputError where nobody has names.
+    """
+    bounds = re.fullmatch(r"(\d{0,9}):(\d{0,9})", take)
+    if bounds is None or take == ":":
+        raise UsageError(f"--take is {take!r}; write the places of an identity's first and last image as 500:1500")
+    if not listing.identities:
+        raise InputError(f"--take {take} counts the images of each identity, and {listing.origin} has no labels")
+    first, end = int(bounds[1] or 0), int(bounds[2] or len(listing.names))
+    rows = np.flatnonzero(keep & (listing.labels >= 0))
+    rows = rows[np.argsort(np.array(items_at(listing.names, rows)), kind="stable")]
+    rows = rows[np.argsort(listing.labels[rows], kind="stable")]
+    labels = listing.labels[rows]
+    place = np.arange(len(rows)) - np.searchsorted(labels, labels)
+    kept = np.zeros(len(keep), bool)
+    kept[rows[(place >= first) & (place < end)]] = True
+    return kept
 
 
 def keep_rows(listing: Listing, keep: np.ndarray) -> Listing:

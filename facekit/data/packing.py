@@ -6,7 +6,7 @@ import hashlib
 import os
 import secrets
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from PIL import Image
 
 from facekit.core.errors import InputError, OutputExists
 from facekit.core.files import explain_write, sync_folder, write_json
-from facekit.data.decode import decoder_name
+from facekit.data.decode import BrokenImage, decode, decoder_name
 from facekit.data.packed import INDEX, MAGIC, VERSION
 from facekit.data.prefetch import prefetched, reader_threads
 from facekit.data.protocol import Source, Store
@@ -45,9 +45,10 @@ def write_pack(
 ) -> Packed:
     """Pack a source into the folder ``out``, which must not exist or be empty.
 
-    ``jpeg`` keeps the encoded bytes (PNG too); ``uint8`` stores pixels, resized to ``size`` x ``size`` where that is
-    given. Every image is decoded once, so that a broken one is found now. Written beside ``out``, synced and renamed:
-    a kill leaves no half pack. Raises OutputExists, InputError (broken image) and WriteFailed.
+    ``jpeg`` keeps the encoded bytes (PNG too); ``uint8`` stores pixels, where ``size`` is given the middle square with
+    the short side resized to it: the images may then differ in size. Every image is decoded once, so that a broken one
+    is found now. Written beside ``out``, synced and renamed: a kill leaves no half pack. Raises OutputExists,
+    InputError (broken image) and WriteFailed.
     """
     if kind not in ("jpeg", "uint8") or (size is not None and kind != "uint8"):
         raise InputError(f"kind {kind!r} with size {size}: choose jpeg, or uint8 with an optional size")
@@ -114,20 +115,41 @@ def fill_folder(source: Source, folder: Path, kind: str, size: int | None, repor
 
 def block_items(store: Store, rows: np.ndarray, kind: str, size: int | None) -> list[bytes]:
     """What is stored of each image of the block. Raises InputError naming a broken one."""
+    if size is not None:
+        return [resize(image, size).tobytes() for image in images_of_any_size(store, rows)]
     pixels = store.read(rows)
     if kind == "uint8":
-        return [(image if size is None else resize(image, size)).tobytes() for image in pixels]
+        return [image.tobytes() for image in pixels]
     return [store.encoded(i) for i in rows.tolist()]
 
 
+def images_of_any_size(store: Store, rows: np.ndarray) -> Iterator[np.ndarray]:
+    """uint8 [H,W,3] each. Raises InputError naming a broken one."""
+    if store.kind == "uint8":
+        yield from store.read(rows)
+        return
+    for i in rows.tolist():
+        try:
+            yield decode(store.encoded(i))
+        except BrokenImage as error:
+            raise InputError(f"{store.names[i]} cannot be read as an image: {error}") from None
+
+
 def resize(image: np.ndarray, side: int) -> np.ndarray:
-    """uint8 [H,W,3] -> [side,side,3], area-weighted bilinear."""
-    return np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR))
+    """uint8 [H,W,3] -> [side,side,3]: the short side becomes ``side``, area-weighted bilinear, the middle is kept."""
+    height, width = image.shape[:2]
+    if (height, width) == (side, side):
+        return image
+    scale = side / min(height, width)
+    tall, wide = max(side, round(height * scale)), max(side, round(width * scale))
+    scaled = np.asarray(Image.fromarray(image).resize((wide, tall), Image.Resampling.BILINEAR))
+    top, left = (tall - side) // 2, (wide - side) // 2
+    return scaled[top : top + side, left : left + side]
 
 
 def resized_fingerprint(of_source: str, height: int, width: int) -> str:
     """Other pixels need another fingerprint, or caches would mix the two up."""
-    return hashlib.sha256(f"{of_source} resized {height}x{width}".encode()).hexdigest()
+    return hashlib.sha256(f"{of_source} resized, middle {height}x{width}".encode()).hexdigest()
 
 
 def write_synced(path: Path, write: Callable[[BinaryIO], object]) -> None:

@@ -13,7 +13,7 @@ from facekit.data.cifar import is_cifar, open_cifar
 from facekit.data.files import open_files
 from facekit.data.folder import scan_folder
 from facekit.data.insightface import is_records, open_records
-from facekit.data.listing import Listing, chosen, keep_rows
+from facekit.data.listing import Listing, chosen, keep_rows, taken
 from facekit.data.lists import read_list
 from facekit.data.mapped import file_head
 from facekit.data.packed import PackedSource, is_packed
@@ -44,22 +44,28 @@ def open_source(
     exclude: Sequence[Path] = (),
     min_images: int = 1,
     need_labels: bool = False,
+    take: str | None = None,
+    one_size: bool = True,
 ) -> Source:
     """Open any of FORMS.
 
     ``images`` is the root of a list file's paths (default: its folder). ``exclude`` names pair lists whose people are
-    left out; ``min_images`` leaves out identities with fewer images. Raises MissingFile and InputError: nothing there,
-    no images, a broken image, different sizes, and with ``need_labels`` no labels or one identity only.
+    left out; ``min_images`` leaves out identities with fewer images; ``take`` "A:B" keeps of each identity its images
+    A to B-1 by name. Without ``one_size`` files may differ in size, and only their bytes can be had. Raises MissingFile
+    and InputError: nothing there, no images, a broken image, different sizes, and with ``need_labels`` no labels or one
+    identity only.
     """
     source, listing = list_source(path, images)
     keep = chosen(listing, people_of(exclude), min_images)
+    if take is not None:
+        keep = taken(listing, keep, take)
     if not keep.any():
-        raise InputError(f"no image of {path} is left after --exclude and --min-images {min_images}")
+        raise InputError(f"no image of {path} is left after --exclude, --min-images {min_images} and --take {take}")
     kept = keep_rows(listing, keep)
     if need_labels:
         check_labels(kept)
     if source is None:
-        return open_files(kept)
+        return open_files(kept, one_size)
     return source if keep.all() else Subset(source, np.flatnonzero(keep))
 
 

@@ -19,6 +19,7 @@ from facekit.core.files import plain, write_atomic
 from facekit.core.processes import processes_of_this_run
 from facekit.core.reporting import hush, result_screen, say
 from facekit.data.benchmarks import Benchmark, enrolled_in, open_any, people_tested
+from facekit.data.classes import ClassSet
 from facekit.data.conditions import render
 from facekit.data.galleries import open_galleries
 from facekit.data.pairs import PairSet
@@ -26,6 +27,7 @@ from facekit.data.protocol import Source
 from facekit.data.scorefiles import Trial, write_four_columns, write_scores
 from facekit.data.vectors import is_vectors, open_vectors
 from facekit.engines.supports import Alignments, Embedder, FileEmbedder, ModelEmbedder, check_options, unit
+from facekit.evaluation.classification import named_alike
 from facekit.evaluation.evaluator import evaluate
 from facekit.evaluation.figures import style
 from facekit.evaluation.frozen import measure_frozen, thresholds_on
@@ -116,6 +118,7 @@ def open_benchmarks(config: AlignEvalConfig, embedder: Embedder) -> list[Benchma
     found = [open_any(t, config.images, vectors, config.megaface_list, config.seed) for t in config.benchmark]
     if config.gallery is not None and config.probe is not None:
         found.append(open_galleries(config.gallery, config.probe, config.images))
+    found = [named_alike(b, embedder.classifier) if isinstance(b, ClassSet) else b for b in found]
     for benchmark in found:
         for note in benchmark.notes:
             say("note", f"{benchmark.name}: {note}")
@@ -166,6 +169,7 @@ def measure(
         image_norm=config.image_norm,
         faceness=config.faceness,
         ties=config.ties,
+        classifier=embedder.classifier,
     )
     found = Found(Measured([], []), [], {}, [], alignments, dev)
     for benchmark in benchmarks:

@@ -1,4 +1,4 @@
-"""``facekit runs compare``: runs against the first of them, from their results or pair by pair on one benchmark."""
+"""``facekit runs compare``: runs against the first of them, from their own results or all on one benchmark."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich import box
-from rich.console import Console
 from rich.table import Table
 
 from facekit import __version__
@@ -22,15 +20,21 @@ from facekit.configs import RunsCompareConfig, defaults_of
 from facekit.core.device import Device
 from facekit.core.errors import ArtefactMismatch, InputError, MissingFile, UsageError
 from facekit.core.files import plain, write_atomic, write_json
-from facekit.core.reporting import image_progress, printable, ranged, result_screen, say
+from facekit.core.reporting import result_screen, say
 from facekit.core.runfolder import is_network, measured_on, read_results, read_run, status_of
-from facekit.data.embeddings import default_cache_dir
-from facekit.data.pairs import PairSet, open_benchmark
+from facekit.data.benchmarks import open_any
+from facekit.data.classes import ClassSet
+from facekit.data.pairs import PairSet
+from facekit.engines.supports import ModelEmbedder, unit
+from facekit.evaluation import comparescreen
+from facekit.evaluation.classification import TOP, classified, draw_top, named_alike, require_classes
 from facekit.evaluation.compare import (
     ALPHA,
     ENOUGH_SEEDS,
     Arm,
     Network,
+    Point,
+    Standing,
     common_flip,
     group,
     judge,
@@ -38,21 +42,17 @@ from facekit.evaluation.compare import (
     side_by_side,
     standings,
 )
-from facekit.evaluation.evaluator import embed_pairs
+from facekit.evaluation.comparescreen import drawn
+from facekit.evaluation.imagedraws import ImageBootstrap
 from facekit.evaluation.pairwise import bootstrap
 from facekit.evaluation.results import command_line, describe_benchmark, describe_environment, describe_model
 from facekit.evaluation.statistics import LEVEL, IdentityBootstrap
-from facekit.evaluation.swap import Trials, orient
-from facekit.evaluation.verdict import signed
+from facekit.evaluation.swap import orient
 from facekit.evaluation.verification import pair_cosines
-from facekit.evaluation.versus import TarDraws, draw_tar
+from facekit.evaluation.versus import RateDraws, draw_tar
 from facekit.models.loading import Model, load_model
 
 OWN, COMMON = "own gallery", "common gallery"
-UNPAIRED = (
-    "Intervals of separate measurements cannot decide between runs: all were measured on the same people, so even "
-    "overlapping intervals may hide a real difference. Add --benchmark to compare them pair by pair."
-)
 Document = dict[str, Any]
 
 
@@ -85,7 +85,9 @@ def run(config: RunsCompareConfig) -> None:
     if config.json:
         print(json.dumps(plain(content), indent=1, allow_nan=False))
         return
-    (show_paired if config.benchmark else show_documents)(result_screen(), content)
+    screen = result_screen()
+    for line in (comparescreen.paired if config.benchmark else comparescreen.side_by_side)(content):
+        screen.print(line, soft_wrap=not isinstance(line, Table))
 
 
 # --- what is compared ----------------------------------------------------------------------------------
@@ -120,30 +122,36 @@ def unfinished(networks: Sequence[Network]) -> Iterator[str]:
             yield f"{network.path} is {status}, not done: what is compared is its last checkpoint so far"
 
 
-# --- pair by pair on one benchmark -----------------------------------------------------------------------
+# --- all on one benchmark ----------------------------------------------------------------------------------
 
 
 def compare_paired(config: RunsCompareConfig, networks: Sequence[Network], arms: Sequence[Arm]) -> Document:
-    """Embed the benchmark with every network; paired differences to the control, judged at the leading rate."""
+    """Measure every network on the benchmark; paired differences to the control, judged at the leading point."""
     device = Device.pick(config.device, config.precision, threads=config.threads, measuring=True)
-    pairs = open_benchmark(config.benchmark[0], config.images)
-    lead, why_not = leading(config.far, int(np.sum(~pairs.same)))
-    stage = Stage(config, device, pairs)
-    for network in networks:
-        stage.add(network.path)
-    tried = {way: standings(arms, stage.measured[way], config.far, boot) for way, boot in stage.boots.items()}
-    findings = judge(arms, tried, lead, why_not)
+    benchmark = open_any(config.benchmark[0], config.images)
+    paths = [network.path for network in networks]
+    if isinstance(benchmark, PairSet):
+        found = on_pairs(config, device, benchmark, paths)
+    elif isinstance(benchmark, ClassSet):
+        found = on_classes(config, device, benchmark, paths)
+    else:
+        raise UsageError(f"--benchmark {config.benchmark[0]}: runs are compared on pairs, or on classes:PATH")
+    tried = {way: standings(arms, rates, found.points, found.boots[way]) for way, rates in found.rates.items()}
+    findings = judge(arms, tried, found.lead, found.why_not)
+    boot = found.boots[OWN]
+    metric, at = found.points[found.lead]
     return {
-        "notes": [*unfinished(networks), *pairs.notes, *caveats(arms, stage.boots[OWN], len(findings), config.draws)],
-        "benchmark": describe_benchmark(pairs),
+        "notes": [*unfinished(networks), *found.notes, *caveats(arms, boot, len(findings), config.draws)],
+        "benchmark": describe_benchmark(benchmark),
         "environment": describe_environment(device.describe()),
-        "models": stage.models,
-        "gallery": None if stage.gallery is None else describe_model(stage.gallery),
-        "flip": stage.flip,
+        "models": found.models.described,
+        "gallery": found.gallery,
+        "flip": found.models.flip,
         "draws": config.draws,
         "level": LEVEL,
-        "ci_method": stage.boots[OWN].method,
-        "leading": config.far[lead],
+        "ci_method": boot.method,
+        "metric": metric,
+        "leading": at,
         "findings": [
             {"arm": arms[a].name, "way": way, **dataclasses.asdict(finding)}
             for way, row in findings.items()
@@ -151,7 +159,7 @@ def compare_paired(config: RunsCompareConfig, networks: Sequence[Network], arms:
             if finding is not None
         ],
         "numbers": [
-            {"arm": arm.name, "way": way, **dataclasses.asdict(point)}
+            {"arm": arm.name, "way": way, **describe_standing(point, drawn(boot.method))}
             for way, table_of_arms in tried.items()
             for arm, row in zip(arms, table_of_arms, strict=True)
             for point in row
@@ -159,62 +167,92 @@ def compare_paired(config: RunsCompareConfig, networks: Sequence[Network], arms:
     }
 
 
-class Stage:
-    """One benchmark and its draws of people, on which one network after the other is measured and let go."""
+def describe_standing(point: Standing, of: str) -> Document:
+    """An entry of ``numbers``; the paired difference stands under what was drawn, people or images."""
+    entry = dataclasses.asdict(point)
+    if (change := entry["change"]) is not None:
+        entry["change"] = {of: change.pop("paired"), **change}
+    return entry
 
-    def __init__(self, config: RunsCompareConfig, device: Device, pairs: PairSet) -> None:
-        self.config, self.device, self.pairs = config, device, pairs
+
+class Models:
+    """Loads one network after the other, and describes them; all must take the same images under one flip rule."""
+
+    def __init__(self, config: RunsCompareConfig, device: Device, flip: str) -> None:
+        self.config, self.device = config, device
+        self.asked = self.flip = flip
         self.first: Model | None = None
-        self.flip: str = config.flip
-        self.models: list[Document] = []
-        own, common, _ = orient(pairs)
-        self.trials = {OWN: own} if config.gallery is None else {OWN: own, COMMON: common}
-        self.boots = {way: self.draws(trials) for way, trials in self.trials.items()}
-        self.measured: dict[str, list[TarDraws]] = {way: [] for way in self.trials}
-        self.gallery = None if config.gallery is None else self.load(config.gallery)
-        self.enrolled = None if self.gallery is None else self.embed(self.gallery)
+        self.described: list[Document] = []
 
-    def draws(self, trials: Trials) -> IdentityBootstrap:
-        """The same people are drawn whichever way round the pairs are tried: same people, same seed."""
-        return bootstrap(self.pairs, trials.left, trials.right, trials.same, self.config.draws, self.config.seed)
-
-    def add(self, path: Path) -> None:
-        """Measure the next network in all ways."""
-        model = self.load(path)
-        vectors = self.embed(model)
-        self.models.append(describe_model(model))
-        for way, trials in self.trials.items():
-            gallery = vectors if way == OWN else self.enrolled
-            assert gallery is not None
-            if gallery.shape[1] != vectors.shape[1]:
-                raise ArtefactMismatch(
-                    f"{path} makes embeddings of {vectors.shape[1]} numbers, the --gallery model of "
-                    f"{gallery.shape[1]}: they cannot be compared; leave one of them out"
-                )
-            scores = pair_cosines(gallery, vectors, trials.left, trials.right)
-            self.measured[way].append(draw_tar(scores, trials.same, self.config.far, self.boots[way]))
-
-    def load(self, path: Path) -> Model:
-        """A model that takes the same images under the same flip rule as the first one."""
+    def load(self, path: Path) -> ModelEmbedder:
+        """Raises ArtefactMismatch for one that differs from the first in what it takes."""
         model = load_model(path, device=self.device, channels=self.config.channels, scaling=self.config.scaling)
         self.first = self.first or model
-        self.flip = common_flip(
-            {self.first.path: self.first.preprocess, model.path: model.preprocess}, self.config.flip
-        )
-        return model
+        self.flip = common_flip({self.first.path: self.first.preprocess, model.path: model.preprocess}, self.asked)
+        self.described.append(describe_model(model))
+        return ModelEmbedder(model, self.device, self.flip, self.config.batch, self.config.cache_dir)
 
-    def embed(self, model: Model) -> np.ndarray:
-        """Unit embeddings of the benchmark's images, from the cache where they are there."""
-        with image_progress(f"embed by {Path(model.path).name}", len(self.pairs.source)) as advance:
-            return embed_pairs(
-                model.embed,
-                self.pairs,
-                flip=self.flip,
-                batch=self.config.batch,
-                key=model.cache_key(),
-                cache_dir=self.config.cache_dir or default_cache_dir(),
-                progress=advance,
-            )
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """The rates of all networks at all points, in one way of trying them or several, and the draws of each way."""
+
+    models: Models
+    points: Sequence[Point]
+    lead: int
+    """The point at which arms are judged"""
+    why_not: str
+    """Why nothing can be decided there; empty where something can"""
+    boots: Mapping[str, IdentityBootstrap]
+    rates: Mapping[str, Sequence[RateDraws]]
+    notes: Sequence[str]
+    gallery: Document | None = None
+
+
+def on_pairs(config: RunsCompareConfig, device: Device, pairs: PairSet, paths: Sequence[Path]) -> Found:
+    """TAR within each network's own embeddings and, with --gallery, against those of another network."""
+    lead, why_not = leading(config.far, int(np.sum(~pairs.same)))
+    models = Models(config, device, config.flip)
+    enrolled = gallery = None
+    if config.gallery is not None:
+        enrolled = unit(models.load(config.gallery), pairs.source)
+        gallery = models.described.pop()
+    own, common, _ = orient(pairs)
+    trials = {OWN: own} if enrolled is None else {OWN: own, COMMON: common}
+    # The same people are drawn whichever way round the pairs are tried: same people, same seed.
+    boots = {
+        way: bootstrap(pairs, tried.left, tried.right, tried.same, config.draws, config.seed)
+        for way, tried in trials.items()
+    }
+    rates: dict[str, list[RateDraws]] = {way: [] for way in trials}
+    for path in paths:
+        vectors = unit(models.load(path), pairs.source)
+        for way, tried in trials.items():
+            others = vectors if way == OWN or enrolled is None else enrolled
+            if others.shape[1] != vectors.shape[1]:
+                raise ArtefactMismatch(
+                    f"{path} makes embeddings of {vectors.shape[1]} numbers, the --gallery model of "
+                    f"{others.shape[1]}: they cannot be compared; leave one of them out"
+                )
+            scores = pair_cosines(others, vectors, tried.left, tried.right)
+            rates[way].append(draw_tar(scores, tried.same, config.far, boots[way]))
+    points = [("tar@far", far) for far in config.far]
+    return Found(models, points, lead, why_not, boots, rates, pairs.notes, gallery)
+
+
+def on_classes(config: RunsCompareConfig, device: Device, bench: ClassSet, paths: Sequence[Path]) -> Found:
+    """Accuracy of each network on the same images; the first class decides."""
+    if config.gallery is not None:
+        raise UsageError("--gallery is for pairs: a network that is asked for classes is compared with no gallery")
+    models = Models(config, device, "none")
+    boot = ImageBootstrap(len(bench.source), draws=config.draws, seed=config.seed)
+    notes, rates = dict.fromkeys(bench.notes), []
+    for path in paths:
+        classifier = require_classes(models.load(path).classifier, bench)
+        notes |= dict.fromkeys(named_alike(bench, classifier).notes)
+        rates.append(draw_top(classified(classifier, bench), boot))
+    points = [(metric, None) for metric in TOP][: min(len(found.observed) for found in rates)]
+    return Found(models, points, 0, "", {OWN: boot}, {OWN: rates}, [*notes])
 
 
 def caveats(arms: Sequence[Arm], boot: IdentityBootstrap, ways: int, draws: int) -> Iterator[str]:
@@ -251,8 +289,8 @@ def compare_documents(config: RunsCompareConfig, networks: Sequence[Network], ar
     boards = side_by_side(contents, config.far)
     if not boards:
         raise InputError(
-            f"none of the {len(networks)} runs has results of TAR at FAR {', '.join(f'{f:g}' for f in config.far)}; "
-            "measure them by 'facekit align-eval --model RUN --out RUN/results', or add --benchmark here"
+            f"none of the {len(networks)} runs has results of TAR at FAR {', '.join(f'{f:g}' for f in config.far)}, "
+            "or of accuracy; measure them by 'facekit align-eval --model RUN --out RUN/results', or add --benchmark"
         )
     kept = ("value", "low", "high", "std", "ci_method", "status", "model")
     return {
@@ -295,127 +333,3 @@ def flat(row: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from flat(value, f"{prefix}{name}.")
         elif value is not None:
             yield prefix + name, " ".join(map(str, value)) if isinstance(value, list) else value
-
-
-# --- for people ----------------------------------------------------------------------------------------------
-
-
-def show_paired(screen: Console, content: Document) -> None:
-    """The findings first, each as loud as the next; then the numbers behind them, the leading rate first."""
-    about = content["benchmark"]
-    people = "people unknown" if about["identities"] is None else f"{about['identities']:,} people"
-    heading(
-        screen,
-        content,
-        f"on {about['name']}: {about['genuine']:,} genuine and {about['impostor']:,} impostor pairs, {people}, "
-        f"flip-{content['flip']}",
-    )
-    ways = list(dict.fromkeys(row["way"] for row in content["numbers"]))
-    for finding in content["findings"]:
-        way = f", {finding['way']}" if len(ways) > 1 else ""
-        line = f"{finding['arm']}{way}, at FAR {content['leading']:g}: {finding['sentence']}"
-        screen.print(printable(line), style="bold", soft_wrap=True)
-    if content["findings"]:
-        screen.print()
-    rates = sorted({row["at"] for row in content["numbers"]}, key=lambda at: (at != content["leading"], -at))
-    for way in ways:
-        for at in rates:
-            rows = [row for row in content["numbers"] if (row["way"], row["at"]) == (way, at)]
-            where = f", {way}" if len(ways) > 1 else ""
-            if rows[0]["mean"] is None:
-                screen.print(f"{rows[0]['note']}{where}", soft_wrap=True)
-            else:
-                screen.print(table_at(rows, content, f"FAR {at:g}{where}"))
-    screen.print(
-        "Intervals: 95 %, people drawn with replacement, the same ones for all seeds and both arms. sd: over seeds. "
-        "Smallest effect: the true difference that this comparison would notice four times in five. "
-        "Only the first rate is judged; differences at the others are shown, not tested.",
-        soft_wrap=True,
-    )
-
-
-def heading(screen: Console, content: Document, text: str) -> None:
-    """How much is compared, on what, what to mind, what the control is."""
-    runs = sum(len(arm["runs"]) for arm in content["arms"])
-    screen.print()
-    screen.print(printable(f"{plural(len(content['arms']), 'arm')}, {plural(runs, 'run')} {text}"), soft_wrap=True)
-    for note in content["notes"]:
-        screen.print(printable(f"note: {note}"), soft_wrap=True)
-    screen.print(printable(f"control: {content['control']}"), soft_wrap=True)
-    screen.print()
-
-
-def plural(count: int, noun: str) -> str:
-    """``1 arm``, ``2 arms``."""
-    return f"{count} {noun}{'s' * (count != 1)}"
-
-
-def table_at(rows: Sequence[Document], content: Document, title: str) -> Table:
-    """All arms at one rate of false accepts."""
-    seeds = {arm["name"]: len(arm["runs"]) for arm in content["arms"]}
-    shown = empty_table(("runs", "TAR %", "sd", "change to control", "smallest\neffect"), title)
-    for row in rows:
-        people = (row["change"] or {}).get("people")
-        sd = "" if row["sd"] is None else f"{100 * row['sd']:.1f}"
-        change = "" if people is None else signed(people["value"])
-        if people is not None and people["low"] is not None:
-            change += f" ({signed(people['low'])}..{signed(people['high'])})"
-        smallest = "" if people is None or people["smallest"] is None else f"{100 * people['smallest']:.1f}"
-        value = ranged(row["mean"], row["low"], row["high"]) + "*" * (row["status"] == "low_support")
-        shown.add_row(arm_cell(row["arm"], content), str(seeds[row["arm"]]), value, sd, change, smallest)
-    note = next((row["note"] for row in rows if row["note"]), None)
-    shown.caption = f"* {note}" if note else None
-    return shown
-
-
-def empty_table(columns: Sequence[str], title: str) -> Table:
-    """The look of both levels: arms on the left, numbers on the right."""
-    shown = Table(
-        box=box.SIMPLE_HEAD,
-        header_style="bold",
-        pad_edge=False,
-        collapse_padding=True,
-        title=title,
-        title_justify="left",
-        title_style="",
-        caption_justify="left",
-        caption_style="",
-    )
-    shown.add_column("arm", overflow="fold")
-    for column in columns:
-        shown.add_column(column, justify="right", no_wrap=True)
-    return shown
-
-
-def show_documents(screen: Console, content: Document) -> None:
-    """One table per benchmark: an arm's numbers, their mean and sd where it has several runs."""
-    heading(screen, content, "from their own results")
-    boards = list(dict.fromkeys((row["benchmark"], row["variant"]) for row in content["numbers"]))
-    for benchmark, variant in boards:
-        rows = [row for row in content["numbers"] if (row["benchmark"], row["variant"]) == (benchmark, variant)]
-        columns = list(dict.fromkeys((row["metric"], row["at"]) for row in rows))
-        titles = [metric if at is None else f"{metric}={at:g}" for metric, at in columns]
-        shown = empty_table(("runs", *titles), printable(f"{benchmark}, {variant}, percent"))
-        for arm in content["arms"]:
-            own = [row for row in rows if row["arm"] == arm["name"]]
-            cells = [several([row for row in own if (row["metric"], row["at"]) == column]) for column in columns]
-            if own:
-                shown.add_row(arm_cell(arm["name"], content), str(len({row["run"] for row in own})), *cells)
-        screen.print(shown)
-    screen.print("Intervals: 95 %, each of one run. Of several runs: mean ± sd over seeds.", soft_wrap=True)
-    screen.print(UNPAIRED, style="bold", soft_wrap=True)
-
-
-def arm_cell(name: str, content: Document) -> str:
-    """An arm in a table; the control's options are in the heading."""
-    return "control" if name == content["control"] else printable(name)
-
-
-def several(rows: Sequence[Document]) -> str:
-    """``72.5 (69.0..75.7)`` of one run, ``72.5 ± 0.4`` of several."""
-    if not rows:
-        return ""
-    if len(rows) == 1:
-        return ranged(rows[0]["value"], rows[0]["low"], rows[0]["high"])
-    values = [row["value"] for row in rows]
-    return f"{100 * np.mean(values):.1f} ± {100 * np.std(values, ddof=1):.1f}"

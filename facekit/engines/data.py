@@ -16,8 +16,9 @@ from facekit.core.errors import InputError, UsageError
 from facekit.core.reporting import image_progress, say
 from facekit.data.check import Duplicates, Findings, check_data
 from facekit.data.packing import write_pack
-from facekit.data.sources import FORMS, list_source, open_source
+from facekit.data.sources import FORMS, list_source
 from facekit.data.synth import synthesise
+from facekit.engines.fitting import open_images
 
 SHOWN = 5
 """Examples in each line of the table; --json has them all."""
@@ -29,7 +30,7 @@ def pack(config: PackConfig) -> None:
         raise UsageError("--size resizes pixels and needs --kind uint8; jpeg keeps the image files as they are")
     begin = time.monotonic()
     data = required(config.data)
-    source = open_source(data, images=config.images, exclude=config.exclude, min_images=config.min_images)
+    source = open_images(config, data, one_size=config.size is None)
     for note in source.notes:
         say("note", note)
     with image_progress("pack", len(source)) as moved:
@@ -41,7 +42,7 @@ def pack(config: PackConfig) -> None:
     )
     say(
         "content",
-        f"{packed.fingerprint[:16]}, as of {data}" if config.size is None else f"content  {packed.fingerprint[:16]}",
+        packed.fingerprint[:16] + (f", as of {data}" if config.size is None else ""),
     )
 
 
@@ -55,6 +56,7 @@ def check(config: CheckConfig) -> None:
             images=config.images,
             exclude=config.exclude,
             min_images=config.min_images,
+            take=config.take,
             size=config.size,
             test_lists=config.test_list,
             progress=moved,

@@ -19,7 +19,8 @@ from facekit.core.files import write_atomic
 from facekit.core.preprocess import Preprocess
 from facekit.core.reporting import image_progress, say
 from facekit.data.embeddings import embed_source
-from facekit.data.sources import Source, choose_data, open_source
+from facekit.data.sources import Source, choose_data
+from facekit.engines.fitting import open_images
 from facekit.engines.supports import Alignments, ModelEmbedder, unit
 from facekit.evaluation.scoring import people_on
 from facekit.evaluation.vectors import VIEWS, fuse
@@ -36,7 +37,7 @@ def run(config: EmbedConfig) -> None:
     path = choose_data(config.data)
     device = Device.pick(config.device, config.precision, threads=config.threads, measuring=True)
     model = load_model(config.model, device=device, channels=config.channels, scaling=config.scaling)
-    source = open_source(path, images=config.images, exclude=config.exclude, min_images=config.min_images)
+    source = open_images(config, path)
     for note in source.notes:
         say("note", note)
     flip = model.preprocess.flip if config.flip == "model" else config.flip

@@ -23,7 +23,7 @@ from facekit.alignment.settings import Settings
 from facekit.alignment.statistics import Reference
 from facekit.configs import ExportConfig
 from facekit.core.device import Device
-from facekit.core.errors import FacekitError, UsageError
+from facekit.core.errors import FacekitError, InputError, UsageError
 from facekit.core.files import explain_write, sync_folder
 from facekit.core.reporting import say
 from facekit.data.embeddings import embed_source
@@ -53,13 +53,13 @@ def run(config: ExportConfig) -> None:
         say("note", note)
     source = spread(source, config.count)
     estimator = None if config.with_estimator is None else open_estimator(config.with_estimator, model)
-    result = export_proven(model, source, config, estimator)
+    for what, result in export_proven(model, source, config, estimator).items():
+        say(
+            "parity",
+            f"{what}, {result.images} images: least cosine {result.min_cosine:.7f}, "
+            f"largest relative difference {result.max_difference:.1e}",
+        )
     size = config.out.stat().st_size
-    say(
-        "parity",
-        f"{result.images} images: least cosine {result.min_cosine:.7f}, "
-        f"largest relative difference {result.max_difference:.1e}",
-    )
     say("input", f"data [N,3,H,W]: {model.preprocess.describe()}")
     say("wrote", f"{config.out} ({size / 1e6:.2f} MB, licence: {model.licence})")
 
@@ -75,6 +75,8 @@ def spread(source: Source, count: int) -> Source:
 
 def open_estimator(path: Path, model: Model) -> LearnedEstimator:
     """The estimator of this network, under the flip rule that the network's table says."""
+    if model.classes:
+        raise InputError(f"{model.path} has classes; --with-estimator aligns the embeddings of faces")
     learned = read_estimator(path)
     require_estimator(learned, model.sha256, model.preprocess.hash())
     return learned
@@ -82,8 +84,11 @@ def open_estimator(path: Path, model: Model) -> LearnedEstimator:
 
 def export_proven(
     model: Model, source: Source, config: ExportConfig, estimator: LearnedEstimator | None = None
-) -> Parity:
-    """Write under a temporary name, pass the gate, rename. Raises ParityFailed, leaving nothing behind."""
+) -> dict[str, Parity]:
+    """Write under a temporary name, pass the gate, rename: output -> how well both models agree.
+
+    Raises ParityFailed, leaving nothing behind.
+    """
     temporary = config.out.with_name(f".{config.out.stem}.{secrets.token_hex(4)}.onnx")
     try:
         if estimator is None:
@@ -91,12 +96,14 @@ def export_proven(
         else:
             write_aligned(model, temporary, config, estimator)
         exported = load_model(temporary, device=model.device)
-        result = parity(embed_source(model.embed, source)[:, 0], embed_source(exported.embed, source)[:, 0])
-        if reason := result.fails(config.min_cosine, config.max_difference):
-            raise ParityFailed(
-                f"the exported file differs from {config.model} on {result.images} images: {reason}. "
-                f"{config.out} was not written; try another --opset, or loosen the limit if you can afford it"
-            )
+        found = compare(model, exported, source)
+        for what, result in found.items():
+            if reason := result.fails(config.min_cosine, config.max_difference):
+                raise ParityFailed(
+                    f"the {what} of the exported file differ from those of {config.model} on {result.images} images: "
+                    f"{reason}. {config.out} was not written; try another --opset, or loosen the limit if you can "
+                    "afford it"
+                )
         if estimator is not None:
             check_aligned(model, exported, source, config, estimator)
         with explain_write(config.out):
@@ -104,7 +111,18 @@ def export_proven(
             sync_folder(config.out.parent)
     finally:
         temporary.unlink(missing_ok=True)
-    return result
+    return found
+
+
+def compare(model: Model, exported: Model, source: Source) -> dict[str, Parity]:
+    """Embeddings, and class scores where there are classes, of both models on the same images."""
+    both = {"embeddings": (model.embed, exported.embed)}
+    if model.classes:
+        both["class scores"] = (model.logits, exported.logits)
+    return {
+        what: parity(embed_source(first, source)[:, 0], embed_source(second, source)[:, 0])
+        for what, (first, second) in both.items()
+    }
 
 
 # --- aligned outputs --------------------------------------------------------------------------------------

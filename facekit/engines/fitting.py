@@ -2,52 +2,72 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from facekit.configs import DataOptions, DistillConfig, FitOptions, TrainConfig
-from facekit.core.augment import LEAST_SIDE
+from facekit.configs import DataOptions, FitOptions, HeadOptions, LearningOptions, TrainConfig, flag_name
+from facekit.core.augment import LEAST_SIDE, Augment
 from facekit.core.checkpoints import state_hash
 from facekit.core.device import Device
 from facekit.core.errors import ArtefactMismatch, InputError, ProcessLost, UsageError
-from facekit.core.loop import Progress, Saving, Task, fit
+from facekit.core.loop import Progress, Saving, Task, TrainingBatches, fit
 from facekit.core.preprocess import Preprocess
 from facekit.core.processes import processes_of_this_run
-from facekit.core.reporting import Journal, hush, say
+from facekit.core.reporting import Journal, hush, image_progress, say
 from facekit.core.runs import Run, open_run
 from facekit.core.schedule import Schedule
-from facekit.data.batches import Batches
+from facekit.data.batches import Batches, Order
+from facekit.data.classes import ClassSet, open_classes
+from facekit.data.embeddings import default_cache_dir, embed_source
 from facekit.data.pairs import PairSet, open_benchmark
+from facekit.data.samplers import class_uniform
 from facekit.data.sources import Source, open_source
+from facekit.evaluation.classification import class_accuracy, class_scores, require_classes
 from facekit.evaluation.evaluator import Embed, tar_by_far
+from facekit.evaluation.scoring import Classifier
 from facekit.evaluation.verification import support
-from facekit.models import HEADS
+from facekit.models import CLASSIFIERS, HEADS, build_backbone, build_classifier
 from facekit.models.heads import MarginHead
-from facekit.models.loading import as_embedder, load_weights
+from facekit.models.loading import Model, as_classifier, as_embedder, load_model, load_weights
+from facekit.models.records import classifier_record
 from facekit.models.shards import load_head
+from facekit.training.artefacts import open_artefacts
 from facekit.training.optimisers import build_optimiser
+from facekit.training.superclasses import default_count, superclasses
 
-TrainingConfig = TrainConfig | DistillConfig
+LearningConfig = TrainConfig | LearningOptions
 _DEV_FARS = (1e-3, 1e-2)
+CLASSES = "classes:"
+"""What a --dev of a closed set begins with."""
 
 
-def open_training_data(options: DataOptions, path: Path, need_labels: bool) -> Source:
-    """The training images, with people left out and small identities dropped as the options say."""
-    source = open_source(
+def open_images(options: DataOptions, path: Path, need_labels: bool = False, one_size: bool = True) -> Source:
+    """The images at ``path``, with people left out and images chosen as the options say."""
+    return open_source(
         path,
         images=options.images,
         exclude=options.exclude,
         min_images=options.min_images,
         need_labels=need_labels,
+        take=options.take,
+        one_size=one_size,
     )
+
+
+def open_training_data(options: DataOptions, path: Path, need_labels: bool) -> Source:
+    """The training images; says what they are."""
+    source = open_images(options, path, need_labels)
     people = f"{len(source.identities):,} identities" if source.identities else "no labels"
     say("data", f"{path}: {len(source):,} images, {people}")
     for note in source.notes:
@@ -55,8 +75,18 @@ def open_training_data(options: DataOptions, path: Path, need_labels: bool) -> S
     return source
 
 
-def open_batches(options: FitOptions, source: Source, seed: int, device: Device) -> Batches:
-    """Training batches in seeded order."""
+def open_batches(
+    options: LearningConfig,
+    source: Source,
+    seed: int,
+    device: Device,
+    clusters_by: Model | None = None,
+    others: Batches | None = None,
+) -> Batches:
+    """Training batches in seeded order; pixels are shared with ``others``.
+
+    ``clusters_by``: whose embeddings --sampler sur clusters by default.
+    """
     if len(source) < options.batch * options.accumulate:
         raise InputError(
             f"the data has {len(source)} images, fewer than one step of --batch {options.batch} x --accumulate "
@@ -67,6 +97,9 @@ def open_batches(options: FitOptions, source: Source, seed: int, device: Device)
             f"--mask draws masks on faces of {LEAST_SIDE} pixels or more, and these images are "
             f"{source.size[0]}x{source.size[1]}; leave it out, or give larger images"
         )
+    order = order_of(options, source, seed, device, clusters_by)
+    if others is not None:
+        return others.reseeded(seed, order)
     return Batches(
         source,
         batch=options.batch,
@@ -77,7 +110,89 @@ def open_batches(options: FitOptions, source: Source, seed: int, device: Device)
         mask=options.mask,
         rank=device.rank,
         world=device.world,
+        order=order,
+        crops=augment_of(options).crops,
+        free_bytes=device.free_bytes(),
     )
+
+
+def order_of(
+    options: LearningConfig, source: Source, seed: int, device: Device, clusters_by: Model | None
+) -> Order | None:
+    """Which images meet in a batch; None is any."""
+    if options.sampler == "uniform":
+        for name, default in (("per_class", 4), ("superclasses", None), ("cluster_by", None)):
+            if getattr(options, name) != default:
+                raise UsageError(f"--{name.replace('_', '-')} belongs to --sampler cur or sur, and none was asked for")
+        return None
+    if options.sampler == "cur":
+        if options.superclasses is not None or options.cluster_by is not None:
+            raise UsageError(
+                "--superclasses and --cluster-by belong to --sampler sur; cur takes the classes as they are"
+            )
+        groups = source.labels
+    else:
+        groups = superclasses_of(options, source, seed, device, clusters_by)
+    return class_uniform(groups, options.batch, options.per_class, seed, device.world)
+
+
+def superclasses_of(
+    options: LearningConfig, source: Source, seed: int, device: Device, clusters_by: Model | None
+) -> np.ndarray:
+    """The cluster of every image's embedding, int64 [N], kept on disk as an artefact."""
+    model = clusters_by
+    if options.cluster_by is not None:
+        model = load_model(options.cluster_by, device=replace(device, precision="fp32", compile=False))
+    if model is None:
+        raise UsageError("--sampler sur clusters embeddings: name the model that gives them as --cluster-by MODEL")
+    cache = getattr(options, "cache_dir", None) or default_cache_dir()
+    with image_progress("superclasses", len(source)) as advance:
+        table = embed_source(
+            model.embed, source, key=model.cache_key(), cache_dir=cache, progress=advance, device=device
+        )
+    count = options.superclasses or default_count(options.batch, options.per_class, len(source.identities))
+    about = {
+        "artefact": "superclasses",
+        "model_sha256": model.sha256,
+        "key": model.cache_key(),
+        "data_fingerprint": source.fingerprint,
+        "seed": seed,
+        "sizes": {"superclasses": count, "width": table.shape[2], "images": len(source)},
+    }
+    found = open_artefacts(cache / "superclasses", about, lambda: superclasses(table[:, 0], count, seed).files())
+    say("sampler", f"{count} superclasses by {model.name}")
+    return found.tensors["cluster"].long().numpy()
+
+
+def augment_of(options: FitOptions) -> Augment:
+    """What the device does to training images."""
+    return Augment(pad=options.crop, resized=options.resized_crop or 0)
+
+
+def build_network(name: str, embedding: int, dropout: float, source: Source) -> tuple[nn.Module, dict[str, Any]]:
+    """A new network and the record of its architecture: an embedder, or a classifier of the classes of the data.
+
+    Raises InputError where a classifier has no classes to tell apart.
+    """
+    if name not in CLASSIFIERS:
+        return build_backbone(name, embedding, dropout), {"name": name, "embedding": embedding, "dropout": dropout}
+    if len(source.identities) < 2:
+        raise InputError(f"{name} tells classes apart, and the data has {len(source.identities)}; two are needed")
+    net = build_classifier(name, len(source.identities), dropout)
+    return net, classifier_record(name, net, source.identities, dropout)
+
+
+def check_family(options: HeadOptions, name: str, width: int | None) -> None:
+    """Refuse options of embedders for a network that has classes of its own."""
+    if name not in CLASSIFIERS:
+        return
+    given = [f for f in dataclasses.fields(HeadOptions) if getattr(options, f.name) != f.default]
+    if given:
+        raise UsageError(
+            f"{flag_name(given[0])} is for embedders, and {name} has a class layer of its own; leave it out"
+        )
+    if width is not None:
+        raise UsageError(f"--embedding is {width}, and the width of {name} is fixed; leave it out")
 
 
 def optimiser_of(options: FitOptions) -> Callable[[list[nn.Module]], Optimizer]:
@@ -95,7 +210,7 @@ def start_from(model: nn.Module, run: Run) -> None:
         load_weights(model, run.init)
 
 
-def build_head(options: TrainingConfig, embedding: int, classes: int, device: Device) -> MarginHead:
+def build_head(options: HeadOptions, embedding: int, classes: int, device: Device) -> MarginHead:
     """The margin head of a training verb, with class centres from --init-head where given."""
     head = HEADS[options.head](embedding, classes, options.margin, options.logit_scale, device.gather)
     if options.init_head is not None:
@@ -104,7 +219,7 @@ def build_head(options: TrainingConfig, embedding: int, classes: int, device: De
 
 
 @contextmanager
-def opened_device(config: TrainingConfig) -> Iterator[Device]:
+def opened_device(config: LearningConfig) -> Iterator[Device]:
     """The device a training verb was told to use, and with it the processes that torchrun started, until they end."""
     with processes_of_this_run() as processes:
         if processes and processes.rank > 0:
@@ -125,7 +240,7 @@ def opened_device(config: TrainingConfig) -> Iterator[Device]:
         yield device
 
 
-def open_training_run(verb: str, config: TrainingConfig, data: Path, device: Device) -> Run:
+def open_training_run(verb: str, config: LearningConfig, data: Path, device: Device) -> Run:
     """The run folder of a training verb; says so where it is finished already. Process 0 decides for all."""
     record = {**config.to_dict(), "data": data.as_posix()}
     run = None
@@ -165,7 +280,7 @@ def recorded(run: Run, described: Mapping[str, Any], device: Device, dry: bool) 
     except BaseException as error:
         if writes:
             run.write("interrupted", {"reason": str(error), "error": type(error).__name__})
-        if isinstance(error, ProcessLost) and not dry:
+        if isinstance(error, ProcessLost) and not dry and "--resume" not in str(error):
             raise ProcessLost(f"{error}; the last saved state is in {run.folder}; run again with --resume") from error
         raise
     for explanation in ("reason", "error"):
@@ -173,11 +288,11 @@ def recorded(run: Run, described: Mapping[str, Any], device: Device, dry: bool) 
 
 
 def train_to_end(
-    options: TrainingConfig,
+    options: LearningConfig,
     run: Run,
     task: Task,
     source: Source,
-    batches: Batches,
+    batches: TrainingBatches,
     preprocess: Preprocess,
     device: Device,
     meta: Mapping[str, Any],
@@ -208,7 +323,7 @@ def train_to_end(
     journal = Journal(
         run.folder if writes else None, schedule.total_steps, options.batch * options.accumulate, options.tensorboard
     )
-    validate = dev_validator(options, preprocess, device) if options.dev else None
+    validate = dev_validator(options, preprocess, device, meta["architecture"]) if options.dev else None
     with recorded(run, described, device, dry):
         progress = fit(
             task,
@@ -244,10 +359,13 @@ def train_to_end(
 
 
 def dev_validator(
-    options: FitOptions, preprocess: Preprocess, device: Device
+    options: FitOptions, preprocess: Preprocess, device: Device, architecture: Mapping[str, Any]
 ) -> Callable[[nn.Module], dict[str, float]]:
-    """Measure TAR on the dev benchmark after each epoch, in fp32, without flip fusion (half the cost)."""
+    """Measure TAR or accuracy on the dev benchmark after each epoch, in fp32, without flip fusion (half the cost)."""
     assert options.dev is not None
+    if options.dev.startswith(CLASSES):
+        classes = open_classes(Path(options.dev.removeprefix(CLASSES)), options.dev_images)
+        return partial(measure_classes_on_dev, classes, tuple(architecture.get("classes", ())), preprocess, device)
     pairs = open_benchmark(options.dev, options.dev_images)
     limits = [support(far, int((~pairs.same).sum())) for far in _DEV_FARS]
     if all(status == "not_measurable" for status, _ in limits):
@@ -258,6 +376,15 @@ def dev_validator(
 def measure_dev(pairs: PairSet, preprocess: Preprocess, device: Device, model: nn.Module) -> dict[str, float]:
     """TAR at the dev operating points that the list can measure; the first decides ``best``."""
     return tar_by_far(shared(as_embedder(model, preprocess, device), device), pairs, _DEV_FARS)
+
+
+def measure_classes_on_dev(
+    dev: ClassSet, names: tuple[str, ...], preprocess: Preprocess, device: Device, model: nn.Module
+) -> dict[str, float]:
+    """top1 and, with more than 5 classes, top5; top1 decides ``best``."""
+    logits = as_classifier(model, preprocess, device)
+    scores = partial(class_scores, logits, size=preprocess.size, device=device)
+    return class_accuracy(require_classes(Classifier(names, scores) if names else None, dev), dev)
 
 
 def shared(embed: Embed, device: Device) -> Embed:

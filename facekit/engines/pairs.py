@@ -7,8 +7,9 @@ from facekit.core.errors import UsageError
 from facekit.core.reporting import say
 from facekit.data.makepairs import PairChoice, choose_pairs
 from facekit.data.protocol import Store
-from facekit.data.sources import choose_data, open_source
+from facekit.data.sources import choose_data
 from facekit.data.writepairs import write_pairs
+from facekit.engines.fitting import open_images
 
 RULE_OF_30 = 30
 """False accepts below which a rate is known to no better than +-30 % (at 90 % confidence)."""
@@ -22,9 +23,7 @@ def run(config: PairsConfig) -> None:
             f"give {2 * config.folds} or more"
         )
     path = choose_data(config.data)
-    source: Store = open_source(  # type: ignore[assignment]  # every source is also a store
-        path, images=config.images, exclude=config.exclude, min_images=config.min_images, need_labels=True
-    )
+    source: Store = open_images(config, path, need_labels=True)  # type: ignore[assignment]  # every source is also a store
     for note in source.notes:
         say("note", note)
     choice = choose_pairs(

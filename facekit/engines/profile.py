@@ -11,12 +11,16 @@ from rich.table import Table
 
 from facekit.configs import ProfileConfig
 from facekit.core.device import Device
+from facekit.core.errors import UsageError
 from facekit.core.files import plain
+from facekit.models import CLASSIFIERS
 from facekit.models.profile import Profile, open_or_build, profile
 
 
 def run(config: ProfileConfig) -> None:
     """Print the table, or with ``json`` the document."""
+    if config.model in CLASSIFIERS and config.embedding != ProfileConfig.embedding:
+        raise UsageError(f"--embedding is {config.embedding}, and the width of {config.model} is fixed; leave it out")
     device = Device.pick(config.device, config.precision, threads=config.threads, measuring=True)
     model = open_or_build(config.model, config.embedding, device, config.channels, config.scaling)
     result = profile(model, config.repeats)
@@ -34,7 +38,11 @@ def table(result: Profile) -> Table:
     shown.add_row("parameters", f"{result.parameters:,}")
     shown.add_row("multiply-accumulates", f"{result.macs / 1e6:,.1f} M")
     shown.add_row("size", f"{result.size_bytes / 1e6:,.2f} MB")
+    height, width = result.preprocess["size"]
+    shown.add_row("image", f"{height}x{width}")
     shown.add_row("embedding", str(result.embedding))
+    if result.classes:
+        shown.add_row("classes", f"{result.classes:,}")
     where = f"{result.device['device']}, {result.device['threads']} threads, {result.device['precision']}"
     shown.add_row("one image (median)", f"{result.latency_ms:,.2f} ms")
     shown.add_row("measured on", where)

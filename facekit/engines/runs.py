@@ -276,7 +276,8 @@ def page(facts: Facts) -> Iterator[tuple[str, str]]:
     yield "options", ", ".join(readable(facts["options"])) or "all as by default"
     data, teacher, made = (table(facts[name]) for name in ("data", "teacher", "environment"))
     if data:
-        people = f"{data.get('images')} images of {data.get('identities')} people"
+        kinds = "classes" if table(facts["architecture"]).get("classes") else "people"
+        people = f"{data.get('images')} images of {data.get('identities')} {kinds}"
         yield "data", f"{people}, {short(data.get('fingerprint'))}"
     if teacher:
         yield "teacher", f"{teacher.get('name')}, {teacher.get('path')}, {short(teacher.get('sha256'))}"
@@ -349,7 +350,7 @@ def measured(facts: Facts) -> Iterator[tuple[str, str]]:
     """The results: one line a benchmark."""
     if facts["results_fault"]:
         yield "results", f"not shown: {facts['results_fault']}"
-    shown = ("tar@far", "accuracy_10fold", "auc", "eer")
+    shown = ("tar@far", "accuracy_10fold", "auc", "eer", "top1", "top5")
     boards: dict[tuple[str, str], list[str]] = {}
     for row in facts["results"] or []:
         if row.get("metric") in shown:

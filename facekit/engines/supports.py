@@ -43,7 +43,8 @@ from facekit.data.protocol import Source
 from facekit.data.sources import open_source
 from facekit.data.vectors import NamedOnly, VectorFile, open_vectors
 from facekit.evaluation import verification as v
-from facekit.evaluation.scoring import RAW, People, Scorer, Side, people_on
+from facekit.evaluation.classification import class_scores
+from facekit.evaluation.scoring import RAW, Classifier, People, Scorer, Side, people_on
 from facekit.evaluation.vectors import VIEWS, unit_vectors
 from facekit.models.loading import Model
 
@@ -79,6 +80,10 @@ class Embedder(Protocol):
     @property
     def place(self) -> torch.device:
         """Where searches run."""
+
+    @property
+    def classifier(self) -> Classifier | None:
+        """Its own classes; None where it gives embeddings only."""
 
     def open(self, path: Path) -> Source:
         """Other people to embed."""
@@ -129,6 +134,11 @@ class ModelEmbedder:
         """The device of the model."""
         return self.device.torch_device
 
+    @property
+    def classifier(self) -> Classifier | None:
+        """The class layer of the model, where it has one."""
+        return Classifier(self.model.classes, self.class_scores) if self.model.classes else None
+
     def open(self, path: Path) -> Source:
         """A folder, list or packed set of images."""
         return open_source(path)
@@ -144,6 +154,23 @@ class ModelEmbedder:
                 views=VIEWS[self.flip],
                 batch=self.batch,
                 key=self.model.cache_key(),
+                cache_dir=self.cache_dir or default_cache_dir(),
+                progress=advance,
+                device=self.device,
+            )
+
+    def class_scores(self, source: Source) -> np.ndarray:
+        """float32 [N,C] of the plain images, from the cache where they are there; of larger ones the middle is seen."""
+        size = self.model.preprocess.size
+        if source.size != size:
+            say("note", f"images of {source.size[0]}x{source.size[1]}: the middle {size[0]}x{size[1]} is classified")
+        with image_progress(f"classify by {self.model.name}", len(source)) as advance:
+            return class_scores(
+                self.model.logits,
+                source,
+                size,
+                batch=self.batch,
+                key=f"{self.model.cache_key()}-logits",
                 cache_dir=self.cache_dir or default_cache_dir(),
                 progress=advance,
                 device=self.device,
@@ -179,6 +206,11 @@ class FileEmbedder:
     def place(self) -> torch.device:
         """The processor."""
         return torch.device("cpu")
+
+    @property
+    def classifier(self) -> Classifier | None:
+        """A file of embeddings has no classes."""
+        return None
 
     def open(self, path: Path) -> Source:
         """Another file of embeddings, by the same model as far as its owner says."""

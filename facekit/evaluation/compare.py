@@ -1,9 +1,10 @@
 """Which arm of a sweep is better than its control, and is that more than chance?
 
 An *arm* is one configuration, trained with one seed or several; the first arm is the *control*. All networks are
-measured on the same pairs and in the same draws of people. An arm's TAR is the mean over its seeds, in every draw too:
-people are drawn jointly for all seeds of both arms. The interval of a difference so says how far other *people* would
-move it; how far other *seeds* would is told by the differences seed by seed.
+measured on the same pairs and in the same draws of people, or on the same images of a closed set and in the same draws
+of images. An arm's rate is the mean over its seeds, in every draw too: draws are joint for all seeds of both arms. The
+interval of a difference so says how far other *people* (or images) would move it; how far other *seeds* would is told
+by the differences seed by seed.
 """
 
 from __future__ import annotations
@@ -30,13 +31,15 @@ from facekit.evaluation.statistics import (
     paired_difference,
     t_interval,
 )
-from facekit.evaluation.verdict import points
-from facekit.evaluation.versus import TarDraws
+from facekit.evaluation.verdict import points, signed
+from facekit.evaluation.versus import RateDraws
 
 ALPHA = 0.05
 ENOUGH_SEEDS = 5
 """From so many seeds on their spread must allow a claim too; fewer of them show no more than a direction."""
 DIRECTION_SEEDS = 3
+WITHOUT_POINT = ("accuracy_10fold", "top1", "top5")
+"""Metrics that stand side by side, beside TAR at the rates asked for."""
 _BY_CONTENT = {"data": ("fingerprint", ("data", "images", "exclude")), "teacher": ("sha256", ("teacher",))}
 """What run.json knows by its hash -> (the hash's name, the options that are only the way to it)."""
 
@@ -176,11 +179,17 @@ class SeedChanges:
 
     @staticmethod
     def of(control: Mapping[int, float], arm: Mapping[int, float]) -> SeedChanges:
-        """From TAR by seed."""
+        """From a rate by seed."""
         seeds = tuple(sorted(control.keys() & arm.keys()))
         changes = tuple(arm[seed] - control[seed] for seed in seeds)
         _, sd, low, high = t_interval(changes) if len(changes) > 1 else (None, None, None, None)
         return SeedChanges(seeds, changes, sd, low, high)
+
+    def describe(self) -> str:
+        """``up on 2 of 3 seeds (+0.3 points, sd 0.2)``."""
+        ups = sum(c > 0 for c in self.changes)
+        mean = signed(float(np.mean(self.changes)))
+        return f"up on {ups} of {len(self.changes)} seeds ({mean} points, sd {100 * (self.sd or 0.0):.1f})"
 
     @property
     def side(self) -> int:
@@ -193,26 +202,32 @@ class SeedChanges:
 
 @dataclass(frozen=True)
 class Change:
-    """An arm against the control at one rate of false accepts."""
+    """An arm against the control at one point."""
 
-    people: Difference
+    paired: Difference
+    """Over the same draws of people or images"""
     p: float
     seeds: SeedChanges
 
 
+Point = tuple[str, float | None]
+"""What is compared: a metric and its operating point, ``("tar@far", 0.001)`` or ``("top1", None)``."""
+
+
 @dataclass(frozen=True)
 class Standing:
-    """An arm at one rate of false accepts."""
+    """An arm at one point."""
 
-    at: float
+    metric: str
+    at: float | None
     values: tuple[float, ...]
-    """TAR of each network; empty where it cannot be measured."""
+    """The rate of each network; empty where it cannot be measured."""
     mean: float | None
     sd: float | None
     """Over seeds, ddof 1; None for one."""
     low: float | None
     high: float | None
-    """Of the mean, other people drawn."""
+    """Of the mean, other people or images drawn."""
     status: str
     note: str
     change: Change | None
@@ -220,40 +235,40 @@ class Standing:
 
 
 def standings(
-    arms: Sequence[Arm], measured: Sequence[TarDraws], fars: Sequence[float], boot: IdentityBootstrap
+    arms: Sequence[Arm], measured: Sequence[RateDraws], points: Sequence[Point], boot: IdentityBootstrap
 ) -> list[list[Standing]]:
-    """Every arm [A] at every rate [F]; ``measured`` holds the networks, to which the arms' members point."""
-    return [[standing(arm, arms[0], measured, i, far, boot) for i, far in enumerate(fars)] for arm in arms]
+    """Every arm [A] at every point [F]; ``measured`` holds the networks, to which the arms' members point."""
+    return [[standing(arm, arms[0], measured, i, point, boot) for i, point in enumerate(points)] for arm in arms]
 
 
 def standing(
-    arm: Arm, control: Arm, measured: Sequence[TarDraws], i: int, far: float, boot: IdentityBootstrap
+    arm: Arm, control: Arm, measured: Sequence[RateDraws], i: int, point: Point, boot: IdentityBootstrap
 ) -> Standing:
-    """One arm at the ``i``-th rate."""
-    point = measured[arm.members[0]].observed[i]
-    if point.value is None:
-        return Standing(far, (), None, None, None, None, point.status, point.note, None)
+    """One arm at the ``i``-th point."""
+    first = measured[arm.members[0]].observed[i]
+    if first.value is None:
+        return Standing(*point, (), None, None, None, None, first.status, first.note, None)
     own, drawn = over_seeds(arm, measured, i)
     mean = float(np.mean(own))
     interval = boot.interval(mean, drawn)
     change = None if arm is control else changed(arm, control, measured, i, boot)
     sd = float(np.std(own, ddof=1)) if len(own) > 1 else None
-    return Standing(far, tuple(own), mean, sd, interval.low, interval.high, point.status, point.note, change)
+    return Standing(*point, tuple(own), mean, sd, interval.low, interval.high, first.status, first.note, change)
 
 
-def over_seeds(arm: Arm, measured: Sequence[TarDraws], i: int) -> tuple[list[float], np.ndarray]:
-    """(TAR of each of an arm's networks, their mean in every draw [R])."""
+def over_seeds(arm: Arm, measured: Sequence[RateDraws], i: int) -> tuple[list[float], np.ndarray]:
+    """(rate of each of an arm's networks, their mean in every draw [R])."""
     values = [measured[member].observed[i].value for member in arm.members]
     drawn = np.mean([measured[member].drawn[i] for member in arm.members], axis=0)
     return [value for value in values if value is not None], drawn
 
 
-def changed(arm: Arm, control: Arm, measured: Sequence[TarDraws], i: int, boot: IdentityBootstrap) -> Change:
+def changed(arm: Arm, control: Arm, measured: Sequence[RateDraws], i: int, boot: IdentityBootstrap) -> Change:
     """The arm's mean less the control's, over the same draws, and seed by seed."""
     (base, base_drawn), (own, own_drawn) = over_seeds(control, measured, i), over_seeds(arm, measured, i)
-    people = paired_difference(float(np.mean(own)) - float(np.mean(base)), base_drawn, own_drawn, boot.trials)
+    paired = paired_difference(float(np.mean(own)) - float(np.mean(base)), base_drawn, own_drawn, boot.trials)
     seeds = SeedChanges.of(by_seed(control, base), by_seed(arm, own))
-    return Change(people, bootstrap_p(own_drawn - base_drawn), seeds)
+    return Change(paired, bootstrap_p(own_drawn - base_drawn), seeds)
 
 
 def by_seed(arm: Arm, values: Sequence[float]) -> dict[int, float]:
@@ -268,7 +283,7 @@ Word = Literal["better", "worse", "direction", "undecided"]
 
 @dataclass(frozen=True)
 class Finding:
-    """What may be said of an arm at the leading rate of false accepts."""
+    """What may be said of an arm at the leading point."""
 
     word: Word
     p_holm: float
@@ -319,32 +334,31 @@ def judge(
 def decide(change: Change, p_holm: float) -> Word:
     """The rules, in order.
 
-    1. *better*, *worse*: the paired interval over people excludes zero, its p stays at most 0.05 after Holm, and
+    1. *better*, *worse*: the paired interval over draws excludes zero, its p stays at most 0.05 after Holm, and
        where there are 5 seeds or more, the t interval over seeds excludes zero on the same side.
     2. *direction*: at least 3 seeds, and they agree. No claim.
     3. Otherwise *undecided*.
     """
-    up = change.people.value > 0
+    up = change.paired.value > 0
     agree = change.seeds.side == (1 if up else -1)
     seeds = len(change.seeds.changes)
-    if change.people.decided and p_holm <= ALPHA and (agree or seeds < ENOUGH_SEEDS):
+    if change.paired.decided and p_holm <= ALPHA and (agree or seeds < ENOUGH_SEEDS):
         return "better" if up else "worse"
     return "direction" if agree and seeds >= DIRECTION_SEEDS else "undecided"
 
 
 def explain(change: Change, word: Word, p_holm: float, tests: int, why_not: str) -> str:
     """The finding with the numbers it rests on."""
-    seeds, people = change.seeds, change.people
-    ups = sum(c > 0 for c in seeds.changes)
-    told = [points(people), f"p {p_holm:.2g}" + (f" after Holm over {tests} comparisons" if tests > 1 else "")]
+    seeds, paired = change.seeds, change.paired
+    told = [points(paired), f"p {p_holm:.2g}" + (f" after Holm over {tests} comparisons" if tests > 1 else "")]
     if len(seeds.changes) > 1:
-        told.append(f"up on {ups} of {len(seeds.changes)} seeds")
+        told.append(seeds.describe())
     if why_not:
         told.append(why_not)
     text = f"{word.upper()}: {'; '.join(told)}"
-    if word in ("better", "worse") or people.smallest is None:
+    if word in ("better", "worse") or paired.smallest is None:
         return f"{text}."
-    return f"{text}. It takes a true difference of {100 * people.smallest:.1f} points to be noticed four times in five."
+    return f"{text}. It takes a true difference of {100 * paired.smallest:.1f} points to be noticed four times in five."
 
 
 # --- documents side by side ----------------------------------------------------------------------------------------
@@ -356,15 +370,15 @@ class Board:
 
     benchmark: str
     variant: str
-    columns: tuple[tuple[str, float | None], ...]
-    """(metric, rate of false accepts)"""
-    rows: tuple[dict[tuple[str, float | None], dict[str, Any]], ...]
+    columns: tuple[Point, ...]
+    rows: tuple[dict[Point, dict[str, Any]], ...]
     """One per network: column -> row of its document."""
 
 
 def side_by_side(contents: Sequence[Mapping[str, Any] | None], fars: Sequence[float]) -> list[Board]:
     """What the networks' documents say of the same benchmark: the same list, the same images, the same flip rule."""
-    found: dict[tuple[str, ...], list[dict[tuple[str, float | None], dict[str, Any]]]] = {}
+    wanted: list[Point] = [*(("tar@far", far) for far in fars), *((metric, None) for metric in WITHOUT_POINT)]
+    found: dict[tuple[str, ...], list[dict[Point, dict[str, Any]]]] = {}
     for i, content in enumerate(contents):
         if content is None:
             continue
@@ -374,11 +388,10 @@ def side_by_side(contents: Sequence[Mapping[str, Any] | None], fars: Sequence[fl
         }
         for row in measured_rows(content):
             column = (words(row.get("metric")) or "", number(row.get("at")))
-            if column[0] == "accuracy_10fold" or (column[0] == "tar@far" and column[1] in fars):
+            if column in wanted:
                 name = words(row.get("benchmark")) or ""
                 key = (name, words(row.get("variant")) or "", *files.get(name, ("", "")))
                 found.setdefault(key, [{} for _ in contents])[i].setdefault(column, row)
-    wanted: list[tuple[str, float | None]] = [*(("tar@far", far) for far in fars), ("accuracy_10fold", None)]
     return [
         Board(key[0], key[1], tuple(c for c in wanted if any(c in row for row in rows)), tuple(rows))
         for key, rows in found.items()

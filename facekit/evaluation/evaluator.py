@@ -15,6 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from facekit.data.benchmarks import Benchmark
+from facekit.data.classes import ClassSet
 from facekit.data.embeddings import embed_source
 from facekit.data.galleries import GallerySet
 from facekit.data.ijb import TemplateSet
@@ -23,6 +24,7 @@ from facekit.data.pairs import PairSet
 from facekit.data.retrieval import RetrievalSet
 from facekit.data.scorefiles import ScoredSet
 from facekit.evaluation import verification as v
+from facekit.evaluation.classification import measure_classes
 from facekit.evaluation.identification import measure_galleries
 from facekit.evaluation.ijb import measure_ijb
 from facekit.evaluation.megaface import measure_megaface
@@ -40,6 +42,7 @@ MEASURES: dict[type, Callable[[Any, Table, Asked], Measured]] = {
     TemplateSet: measure_ijb,
     MegaFaceSet: measure_megaface,
     ScoredSet: measure_scored,
+    ClassSet: measure_classes,
 }
 """Kind of benchmark -> its protocol."""
 
@@ -61,7 +64,10 @@ def table_of(
 
 
 def evaluate(table: Table, benchmarks: Sequence[Benchmark], asked: Asked) -> Measured:
-    """Measure everything that is ``asked`` of the embeddings that ``table`` gives, on every benchmark."""
+    """Measure everything that is ``asked`` of the embeddings that ``table`` gives, on every benchmark.
+
+    Closed sets look at the class scores of ``asked.classifier`` instead.
+    """
     found = Measured([], [])
     for benchmark in benchmarks:
         rows, curves = MEASURES[type(benchmark)](benchmark, table, asked)

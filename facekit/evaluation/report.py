@@ -13,8 +13,8 @@ from facekit.evaluation.hardest import Hardest
 from facekit.evaluation.page import change, percent, span, template
 from facekit.evaluation.reportfigures import Drawn, draw, pens_of
 from facekit.evaluation.reporttables import THIRDS, Line, Section, sections, way_of
-from facekit.evaluation.results import Row
-from facekit.evaluation.scoring import CmcCurve, RocCurve
+from facekit.evaluation.results import NO_RATES, Row
+from facekit.evaluation.scoring import Curve
 from facekit.evaluation.swap import Rate
 from facekit.evaluation.versus import Word
 
@@ -22,7 +22,9 @@ METHODS = {
     "identity_bootstrap": "people are drawn with replacement, and thresholds are found anew in every draw",
     "pair_bootstrap": "the people are unknown, so pairs are drawn; what pairs share makes these intervals too narrow",
     "wilson_pairs": "Wilson's interval on pairs, as if they were independent: too narrow where they share people",
-    "wilson": "Wilson's interval on people, where all draws agree",
+    "wilson": "Wilson's interval on people (or images), where all draws agree",
+    "image_bootstrap": "images are drawn with replacement",
+    "wilson_images": "Wilson's interval on the images of one class",
 }
 """``ci_method`` -> what it means."""
 
@@ -32,7 +34,7 @@ class ReportContent:
     """What the page shows; every number on it stands in ``rows`` or ``curves``."""
 
     rows: Sequence[Row]
-    curves: Sequence[RocCurve | CmcCurve]
+    curves: Sequence[Curve]
     benchmarks: Sequence[Mapping[str, Any]]
     """As in the results document"""
     models: Sequence[Mapping[str, Any]]
@@ -79,6 +81,9 @@ def render_report(content: ReportContent) -> str:
         transductive=any(way.transductive for way in ways),
         frozen=any(c.tables.frozen for c in chapters),
         created=datetime.datetime.now().astimezone().strftime("%d %B %Y, %H:%M %Z"),
+        closed=any(c.tables.closed for c in chapters),
+        rates=any(not c.tables.closed for c in chapters),
+        no_rates=NO_RATES,
         thirds=THIRDS,
         svg=Markup,
     )
@@ -92,8 +97,13 @@ def title(models: Sequence[Mapping[str, Any]]) -> str:
 def in_short(tables: Section) -> str | None:
     """The benchmark in one sentence: the raw score at its strictest trustworthy rate, and what alignments change there.
 
-    None where no rate has 30 false accepts behind it.
+    Of a closed set its accuracy. None where no rate has 30 false accepts behind it.
     """
+    if tables.closed and tables.numbers is not None:
+        top = tables.numbers.lines[0][1][0]
+        assert top is not None
+        between = span(Rate(top.value, top.low, top.high))
+        return f"{tables.name}, top-1 accuracy: {percent(top.value)}" + (f" ({between})." if between else ".")
     trusted = [
         (at, table, lines)
         for table in tables.rates[:1]
@@ -128,7 +138,7 @@ def chapter(content: ReportContent, tables: Section, name: str) -> Chapter:
     curves = [curve for curve in content.curves if curve.benchmark == tables.name]
     return Chapter(
         tables=tables,
-        figures=draw(curves, name) if curves else Drawn(pens_of(labels(tables)), (), None, None, (), None),
+        figures=draw(curves, name) if curves else Drawn(pens_of(labels(tables)), (), None, None, (), None, None),
         advice=content.advice.get(tables.name, ()),
         hardest=[found for found in content.hardest if found.benchmark == tables.name],
     )

@@ -1,4 +1,4 @@
-"""The figures of the report: ROC and DET with bands, score histograms, CMC; SVG for the page, files beside it."""
+"""The figures of the report: ROC and DET with bands, scores, CMC, classes; SVG for the page, files beside it."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from facekit.core.files import write_atomic
+from facekit.core.reporting import printable
 from facekit.evaluation.figures import CYCLE, IMPOSTOR, INK, new_figure, style, to_svg
-from facekit.evaluation.scoring import CmcCurve, RocCurve
+from facekit.evaluation.scoring import ClassRates, CmcCurve, Curve, RocCurve
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,6 +30,8 @@ _BANDS = 4
 """So many bands can be told apart; with more curves only the first two have theirs."""
 _COLOURS, _GREYS = CYCLE[:5], ("#64748b", "#a3aebd", "#3f4a5a")
 """Of aligned scores and of controls."""
+_CLASSES = 40
+"""So many classes fit into one figure."""
 _PROBITS = (1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.05, 0.2, 0.5, 0.8, 0.95, 0.99, 0.999)
 
 
@@ -52,6 +55,7 @@ class Drawn:
     scores: tuple[tuple[str, str], ...]
     """(label, figure)"""
     cmc: str | None
+    classes: str | None
 
 
 def pens_of(labels: Sequence[str]) -> dict[str, Pen]:
@@ -70,10 +74,10 @@ def pens_of(labels: Sequence[str]) -> dict[str, Pen]:
     return pens
 
 
-def draw(curves: Sequence[RocCurve | CmcCurve], name: str) -> Drawn:
+def draw(curves: Sequence[Curve], name: str) -> Drawn:
     """The figures of one benchmark; ``name`` keeps their ids apart from other benchmarks' on the same page."""
     pens = pens_of([curve.label for curve in curves])
-    rocs, cmcs = split(curves)
+    rocs, cmcs, classes = split(curves)
     with style():
         return Drawn(
             pens=pens,
@@ -85,20 +89,22 @@ def draw(curves: Sequence[RocCurve | CmcCurve], name: str) -> Drawn:
                 for i, curve in enumerate(rocs)
             ),
             cmc=to_svg(one_axes(partial(cmc_axes, curves=cmcs, pens=pens)), f"{name}-cmc") if cmcs else None,
+            classes=to_svg(class_figure(classes[0]), f"{name}-classes") if classes else None,
         )
 
 
-def split(curves: Sequence[RocCurve | CmcCurve]) -> tuple[list[RocCurve], list[CmcCurve]]:
-    """The two kinds apart."""
+def split(curves: Sequence[Curve]) -> tuple[list[RocCurve], list[CmcCurve], list[ClassRates]]:
+    """The three kinds apart."""
     rocs = [curve for curve in curves if isinstance(curve, RocCurve)]
-    return rocs, [curve for curve in curves if isinstance(curve, CmcCurve)]
+    cmcs = [curve for curve in curves if isinstance(curve, CmcCurve)]
+    return rocs, cmcs, [curve for curve in curves if isinstance(curve, ClassRates)]
 
 
 # --- files -------------------------------------------------------------------------------------------------
 
 
-def write_figures(curves: Sequence[RocCurve | CmcCurve], folder: Path, stem: str) -> list[Path]:
-    """Write ROC, DET, histograms and CMC of every benchmark as ``<stem>-<benchmark>-roc.svg``, ``.png`` and so on.
+def write_figures(curves: Sequence[Curve], folder: Path, stem: str) -> list[Path]:
+    """Write all figures of every benchmark as ``<stem>-<benchmark>-roc.svg``, ``.png`` and so on.
 
     Each file is whole or not there. Raises MissingExtra without matplotlib.
     """
@@ -126,16 +132,18 @@ def file_names(benchmarks: Sequence[str]) -> dict[str, str]:
     return names
 
 
-def figures_with_legend(curves: Sequence[RocCurve | CmcCurve]) -> Iterator[tuple[str, Figure]]:
+def figures_with_legend(curves: Sequence[Curve]) -> Iterator[tuple[str, Figure]]:
     """(kind, figure) of one benchmark, each to be read alone."""
     pens = pens_of([curve.label for curve in curves])
-    rocs, cmcs = split(curves)
+    rocs, cmcs, classes = split(curves)
     if rocs:
         yield "roc", with_legend(one_axes(partial(roc_axes, curves=rocs, pens=pens)))
         yield "det", with_legend(one_axes(partial(det_axes, curves=rocs, pens=pens)))
         yield "scores", histograms(rocs, pens, titles=True)
     if cmcs:
         yield "cmc", with_legend(one_axes(partial(cmc_axes, curves=cmcs, pens=pens)))
+    for curve in classes:
+        yield "classes", class_figure(curve)
 
 
 def with_legend(figure: Figure) -> Figure:
@@ -224,6 +232,28 @@ def cmc_axes(axes: Axes, curves: Sequence[CmcCurve], pens: dict[str, Pen]) -> No
     axes.set_ylim(top=100.5)
     axes.set_xlabel("rank")
     axes.set_ylabel("probes found within it, %")
+
+
+def class_figure(found: ClassRates) -> Figure:
+    """Accuracy of each class with its interval, the best on top; of many classes those with the lowest."""
+    worst = np.argsort(found.rate, kind="stable")[:_CLASSES]
+    figure = new_figure(_WIDTH, 0.6 + 0.17 * len(worst))
+    axes = figure.subplots()
+    rate, low, high = (100 * values[worst] for values in (found.rate, found.low, found.high))
+    place = np.arange(len(worst))
+    axes.hlines(place, low, high, color=_COLOURS[0], alpha=0.45, linewidth=3)
+    axes.plot(rate, place, "o", color=_COLOURS[0], markersize=4)
+    axes.set_yticks(place, [plain_name(found.names[k]) for k in worst.tolist()])
+    axes.set_ylim(-0.7, len(worst) - 0.3)
+    more = len(found.names) > len(worst)
+    axes.set_xlabel(f"top-1 accuracy, %{f' (the {len(worst)} lowest of {len(found.names)})' if more else ''}")
+    return figure
+
+
+def plain_name(text: str) -> str:
+    """A class's name as a label: not too long, and no mathematics in it."""
+    short = text if len(text) <= 28 else f"{text[:27]}…"
+    return printable(short).replace("$", r"\$")
 
 
 def histograms(curves: Sequence[RocCurve], pens: dict[str, Pen], *, titles: bool) -> Figure:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, get_args
 
-from facekit.evaluation.results import Row
+from facekit.evaluation.results import CLASS, Row
 from facekit.evaluation.screen import condition_of
 from facekit.evaluation.versus import AGAINST, Word
 
@@ -28,6 +28,10 @@ NUMBERS = {
     "map": "mAP",
     "val@far": "VAL at FAR 0.001",
     "tar@far_nearest": "TAR at the nearest FAR",
+    "top1": "Top-1 accuracy",
+    "top5": "Top-5 accuracy",
+    "nll": "NLL, nats",
+    "ece": "Calibration error",
 }
 """Metrics without, and those of published tables."""
 TRIALS = {
@@ -167,10 +171,12 @@ class Section:
     """All tables of one benchmark."""
 
     name: str
+    closed: bool
+    """Whether images are classified, not compared"""
     about: Mapping[str, Any]
     """Its entry in the document's ``benchmarks``; empty where there is none"""
     counts: tuple[tuple[int | None, str], ...]
-    """Images, people, failed images"""
+    """Images, people (or classes), failed images"""
     rates: tuple[RateTable, ...]
     numbers: NumberTable | None
     published: NumberTable | None
@@ -199,11 +205,17 @@ def section(name: str, rows: Sequence[Row], about: Mapping[str, Any]) -> Section
     compared, own = parted(rows, lambda row: AGAINST in (row.model or ""))
     compat, plain = parted(filter(is_measured, own), lambda row: row.status == "compat")
     any_of = plain[0] if plain else rows[0]
+    closed = any_of.protocol == "closed-set"
     rates, numbers = parted(plain, lambda row: row.at is not None and row.metric != "partial_auc")
     return Section(
         name=name,
+        closed=closed,
         about=about,
-        counts=((any_of.n_images, "images"), (any_of.n_identities, "people"), (any_of.n_failed, "images failed")),
+        counts=(
+            (any_of.n_images, "images"),
+            (any_of.n_identities, "classes" if closed else "people"),
+            (any_of.n_failed, "images failed"),
+        ),
         rates=tuple(rate_tables(rates, own)),
         numbers=number_table(numbers),
         published=number_table(compat),
@@ -227,7 +239,7 @@ def parted(rows: Iterable[Row], belongs: Callable[[Row], bool]) -> tuple[list[Ro
 
 def is_measured(row: Row) -> bool:
     """False for rows that are columns or tables of their own."""
-    details = ("threshold.", "smallest_effect.", "delta.", "far@tercile", "mcnemar")
+    details = ("threshold.", "smallest_effect.", "delta.", "far@tercile", "mcnemar", CLASS)
     return not row.metric.startswith(details) and row.metric not in FROZEN
 
 

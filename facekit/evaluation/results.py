@@ -21,16 +21,25 @@ import numpy as np
 from facekit import __version__
 from facekit.core.files import plain, write_atomic, write_json
 from facekit.core.preprocess import Preprocess
+from facekit.data.classes import ClassSet
 from facekit.data.decode import decoder_name
 from facekit.data.pairs import PairSet
 
 SCHEMA = "facekit.results/1"
 TIES = "a tie with the threshold's impostor counts against the system"
+CLASS_TIES = "a tie of scores goes to the lowest class number"
+NO_RATES = ("nll",)
+"""Metrics that are not shown in percent."""
+CLASS = "top1@class."
+"""Begins the metric of one class of a closed set; its name follows."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One number, what it was measured on, and how sure it is. Rates in 0..1; None where there is no number."""
+    """One number, what it was measured on, and how sure it is. Rates in 0..1; None where there is no number.
+
+    On closed sets ``n_identities`` counts classes.
+    """
 
     run: str | None = None
     model: str | None = None
@@ -137,6 +146,8 @@ def describe_benchmark(benchmark: NamedBenchmark) -> dict[str, Any]:
     """An entry of ``benchmarks``; the counts of searches and templates stand in the rows."""
     if isinstance(benchmark, PairSet):
         return describe_pairs(benchmark)
+    if isinstance(benchmark, ClassSet):
+        return describe_classes(benchmark)
     sources = {f.name: getattr(benchmark, f.name) for f in dataclasses.fields(benchmark)}  # type: ignore[arg-type]
     prints = {f"{name}_fingerprint": s.fingerprint for name, s in sources.items() if hasattr(s, "fingerprint")}
     return {
@@ -166,6 +177,21 @@ def describe_pairs(pairs: PairSet) -> dict[str, Any]:
         "fold_rule": pairs.fold_rule,
         "ties": TIES,
         "notes": list(pairs.notes),
+    }
+
+
+def describe_classes(bench: ClassSet) -> dict[str, Any]:
+    """Images and their classes."""
+    return {
+        "name": bench.name,
+        "path": bench.path,
+        "images_fingerprint": bench.source.fingerprint,
+        "images": len(bench.source),
+        "size": list(bench.source.size),
+        "classes": list(bench.source.identities),
+        "failed": bench.failed,
+        "ties": CLASS_TIES,
+        "notes": list(bench.notes),
     }
 
 

@@ -117,6 +117,16 @@ def marked(base: Row, scorer: Scorer) -> Row:
     )
 
 
+@dataclass(frozen=True)
+class Classifier:
+    """A network with classes of its own, as the evaluator sees it."""
+
+    names: tuple[str, ...]
+    """Class of each column"""
+    scores: Callable[[Source], np.ndarray]
+    """A source -> float32 [N,C] class scores (logits) of its images"""
+
+
 # --- what a measurement hands back ------------------------------------------------------------------------
 
 
@@ -151,11 +161,27 @@ class CmcCurve:
     rate: np.ndarray
 
 
+@dataclass(frozen=True)
+class ClassRates:
+    """Top-1 accuracy of each of K classes with its 95 % interval."""
+
+    benchmark: str
+    label: str
+    names: tuple[str, ...]
+    rate: np.ndarray
+    """[K]"""
+    low: np.ndarray
+    high: np.ndarray
+
+
+Curve = RocCurve | CmcCurve | ClassRates
+
+
 class Measured(NamedTuple):
     """Rows for the document, curves for the report."""
 
     rows: list[Row]
-    curves: list[RocCurve | CmcCurve]
+    curves: list[Curve]
 
 
 @dataclass(frozen=True)
@@ -181,3 +207,5 @@ class Asked:
     """IJB: weigh images by their detection score."""
     ties: str = "pessimistic"
     """MegaFace: who wins a tie."""
+    classifier: Classifier | None = None
+    """Closed sets: the network's own classes; None where it gives embeddings only."""

@@ -8,11 +8,11 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from facekit.core.reporting import ranged
-from facekit.evaluation.results import Row, find
+from facekit.core.reporting import printable, ranged
+from facekit.evaluation.results import CLASS, NO_RATES, Row, find
 from facekit.evaluation.verification import to_degrees, to_distance
 
-DETAILS = ("threshold.", "smallest_effect.", "delta.", "far@tercile", "partial_auc", "eer_rocch", "mcnemar")
+DETAILS = ("threshold.", "smallest_effect.", "delta.", "far@tercile", "partial_auc", "eer_rocch", "mcnemar", CLASS)
 """Rows for the document only: on screen they are columns of other rows, or too much."""
 NAMES = {
     "accuracy_10fold": "10-fold ± sd",
@@ -26,7 +26,13 @@ NAMES = {
     "recall@k": "Recall@",
     "tar@threshold": "TAR for ",
     "far@threshold": "FAR for ",
+    "top1": "top-1 accuracy",
+    "top5": "top-5 accuracy",
+    "nll": "NLL (nats, not %)",
+    "ece": "calibration error",
 }
+SHOWN_CLASSES = 3
+"""Of the hardest ones."""
 COMPARED = ("tar@far", "cmc", "tpir@fpir", "map")
 """What the side-by-side table shows of every score."""
 FROZEN = ("tar@threshold", "far@threshold")
@@ -71,28 +77,38 @@ def first_score(rows: Sequence[Row]) -> list[Row]:
 
 
 def metrics_table(rows: Sequence[Row]) -> tuple[Table, list[str]]:
-    """All metrics of the first score, and the notes of its marked rows."""
+    """All metrics of the first score, and the notes of its marked rows; columns without a number are left out."""
     first = first_score(rows)
-    table = plain_table(
-        "metric", "value %", "95 %\ninterval", "smallest\neffect", "cos", "d²", "angle", "false\naccepts"
-    )
+    headings = ("metric", "value %", "95 %\ninterval", "smallest\neffect", "cos", "d²", "angle", "false\naccepts")
     own = [row for row in rows if score_of(row) == score_of(first[0])]
-    for row in first:
-        table.add_row(*cells(row, find(own, f"smallest_effect.{row.metric}", row.at)))
+    lines = [cells(row, find(own, f"smallest_effect.{row.metric}", row.at)) for row in first]
+    kept = [i for i in range(len(headings)) if i < 2 or any(line[i] for line in lines)]
+    table = plain_table(*(headings[i] for i in kept))
+    for line in lines:
+        table.add_row(*(line[i] for i in kept))
     return table, list(dict.fromkeys(row.note for row in first if row.note))
 
 
 def cells(row: Row, effect: Row | None) -> tuple[str, ...]:
     """One line of the table of metrics."""
-    value = "unmeasurable" if row.value is None else f"{100 * row.value:.2f}"
+    unit = 1 if row.metric in NO_RATES else 100
+    value = "unmeasurable" if row.value is None else f"{unit * row.value:.2f}"
     if row.std is not None:
-        value += f" ± {100 * row.std:.2f}"
-    between = f"{100 * row.low:.2f}..{100 * row.high:.2f}" if row.low is not None and row.high is not None else ""
-    smallest = f"{100 * effect.value:.2f}" if effect is not None and effect.value is not None else ""
+        value += f" ± {unit * row.std:.2f}"
+    between = f"{unit * row.low:.2f}..{unit * row.high:.2f}" if row.low is not None and row.high is not None else ""
+    smallest = f"{unit * effect.value:.2f}" if effect is not None and effect.value is not None else ""
     t = row.threshold
     units = ("", "", "") if t is None else (f"{t:.3f}", f"{to_distance(t):.3f}", f"{to_degrees(t):.1f}°")
     false = "" if row.n_false is None else f"{row.n_false:,}"
     return metric_name(row) + ("*" if row.status != "ok" else ""), value, between, smallest, *units, false
+
+
+def hardest_classes(rows: Sequence[Row]) -> Iterator[str]:
+    """The classes of a closed set with the lowest accuracy."""
+    ordered = sorted((row for row in rows if row.metric.startswith(CLASS)), key=lambda row: row.value or 0.0)
+    if len(ordered) > 1:
+        told = (f"{r.metric.removeprefix(CLASS)} {ranged(r.value, r.low, r.high)}" for r in ordered[:SHOWN_CLASSES])
+        yield printable(f"Lowest of {len(ordered)} classes, %: {', '.join(told)}")
 
 
 def scores_tables(rows: Sequence[Row]) -> Iterator[Table]:
@@ -161,14 +177,17 @@ def rate(row: Row | None) -> str:
 def notes_of(rows: Sequence[Row]) -> Iterator[str]:
     """How to read the intervals, in a sentence or two."""
     methods = {row.ci_method for row in rows} - {None}
-    if "identity_bootstrap" in methods:
+    unit = "people"
+    if methods & {"image_bootstrap", "wilson_images"}:
+        how, unit = "Intervals: 95 %, images drawn with replacement.", "images"
+    elif "identity_bootstrap" in methods:
         how = "Intervals: 95 %, people drawn with replacement."
     elif methods:
         how = "Intervals: 95 %, Wilson on pairs: the people are unknown, and what pairs share makes them too narrow."
     else:
         return
     yield (
-        f"{how} Smallest effect: a true difference from another model, measured separately on as many people, that "
+        f"{how} Smallest effect: a true difference from another model, measured separately on as many {unit}, that "
         "would be noticed four times in five, in points; a paired comparison notices smaller ones."
     )
 
@@ -203,6 +222,7 @@ def variant_screens(rows: Sequence[Row]) -> Iterator[Table | str]:
     table, notes = metrics_table(measured)
     yield table
     yield from (f"* {note}" for note in notes)
+    yield from hardest_classes(rows)
     beside = [*scores_tables(rows)]
     yield from beside
     if beside:
@@ -211,10 +231,11 @@ def variant_screens(rows: Sequence[Row]) -> Iterator[Table | str]:
 
 def headline(row: Row) -> str:
     """``mbf_half@1f2e on lfw: 3,000 genuine and 3,000 impostor pairs, 7,701 images, ...``."""
+    kinds = "classes" if row.protocol == "closed-set" else "people"
     counts = [
         f"{row.n_genuine:,} genuine and {row.n_impostor:,} impostor pairs" if row.n_genuine and row.n_impostor else "",
         f"{row.n_images:,} images" if row.n_images else "",
-        "people unknown" if row.n_identities is None else f"{row.n_identities:,} people",
+        f"{kinds} unknown" if row.n_identities is None else f"{row.n_identities:,} {kinds}",
         row.variant or "",
         f"{row.n_failed} images or people failed" if row.n_failed else "",
     ]

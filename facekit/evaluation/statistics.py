@@ -24,6 +24,8 @@ DETECTABLE = 2.8
 LEAST_FALSE = 10
 """Fewer expected false accepts than this decide nothing: a bootstrap cannot draw what was hardly seen."""
 _BLOCK = 256
+_CELLS = 1 << 20
+"""Drawn numbers held at once."""
 
 
 # --- closed forms ----------------------------------------------------------------------------------
@@ -184,11 +186,19 @@ def smallest_effect(sd: float | None) -> float | None:
 
 
 def draw_identities(people: int, draws: int, seed: int) -> np.ndarray:
-    """Multiplicities int32 [A,R]: how often each of A people occurs in each of R draws of A with replacement."""
-    chosen = np.random.default_rng(seed).integers(0, people, (draws, people))
-    cell = chosen + people * np.arange(draws)[:, None]
-    counts = np.bincount(cell.ravel(), minlength=draws * people).reshape(draws, people)
-    return np.ascontiguousarray(counts.T, dtype=np.int32)
+    """Multiplicities int32 [A,R]: how often each of A people occurs in each of R draws of A with replacement.
+
+    Some draws at a time: their numbers are the same, and nothing but the result grows with A R.
+    """
+    generator = np.random.default_rng(seed)
+    multiplicity = np.empty((people, draws), np.int32)
+    step = max(1, _CELLS // people)
+    for start in range(0, draws, step):
+        some = min(step, draws - start)
+        cell = generator.integers(0, people, (some, people)) + people * np.arange(some)[:, None]
+        counts = np.bincount(cell.ravel(), minlength=some * people).reshape(some, people)
+        multiplicity[:, start : start + some] = counts.T
+    return multiplicity
 
 
 class IdentityBootstrap:

@@ -39,25 +39,25 @@ Word = Literal["better", "worse", "undecided", "identical"]
 
 
 @dataclass(frozen=True)
-class TarDraws:
-    """TAR of one score at F rates of false accepts: observed, and in every draw of people [F,R]."""
+class RateDraws:
+    """F rates of one score or network, as TAR at F rates of false accepts: observed, and in every draw [F,R]."""
 
     observed: tuple[v.OperatingPoint, ...]
     drawn: np.ndarray
     """NaN where a rate cannot be measured; [F,0] without a bootstrap"""
 
 
-def draw_tar(scores: np.ndarray, same: np.ndarray, fars: Sequence[float], boot: IdentityBootstrap | None) -> TarDraws:
+def draw_tar(scores: np.ndarray, same: np.ndarray, fars: Sequence[float], boot: IdentityBootstrap | None) -> RateDraws:
     """Strict TAR of pair scores [P], each draw with its own threshold."""
     split = v.Scores.of(scores, same)
     observed = tuple(v.tar_at_far(split, far) for far in fars)
     if boot is None:
-        return TarDraws(observed, np.empty((len(fars), 0)))
+        return RateDraws(observed, np.empty((len(fars), 0)))
     drawn = np.full((len(fars), boot.multiplicity.shape[1]), np.nan)
     usable = [i for i, point in enumerate(observed) if point.value is not None]
     if usable:
         drawn[usable] = boot.tar_at_far(scores, [fars[i] for i in usable])
-    return TarDraws(observed, drawn)
+    return RateDraws(observed, drawn)
 
 
 @dataclass(frozen=True)
@@ -151,7 +151,7 @@ def same_order(first: np.ndarray, second: np.ndarray) -> bool:
     return bool(np.array_equal(np.sign(np.diff(first[order])), np.sign(np.diff(second[order]))))
 
 
-def difference(a: TarDraws, b: TarDraws, i: int, alike: bool, boot: IdentityBootstrap | None) -> Difference | None:
+def difference(a: RateDraws, b: RateDraws, i: int, alike: bool, boot: IdentityBootstrap | None) -> Difference | None:
     """TAR of b - TAR of a at the i-th FAR; None where it cannot be measured.
 
     Scores that order all pairs alike differ by exactly 0 in every crowd, not only in those that were drawn.

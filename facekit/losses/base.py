@@ -18,14 +18,22 @@ class Dims(NamedTuple):
     student: int  # embedding width, after an adapter where there is one
     teacher: int
     classes: int = 0  # 0 without labels
+    student_maps: tuple[int, ...] = ()  # channels of the feature map of each stage, shallow to deep
+    teacher_maps: tuple[int, ...] = ()
 
 
 class Loss(nn.Module):
-    """Base of all distillation losses."""
+    """Base of all distillation losses. One that has parameters is trained with the student.
+
+    ``widths`` says whether student and teacher embeddings must be equally wide ("same": the task puts its adapter in
+    front) or not ("any": the loss gets the student's own embedding). ``needs`` of an instance counts: options may
+    change what a loss reads.
+    """
 
     kind: ClassVar[Literal["pointwise", "relational"]] = "pointwise"
     scope: ClassVar[Literal["local", "global"]] = "local"
-    needs: ClassVar[frozenset[str]] = frozenset({"embedding"})
+    widths: ClassVar[Literal["same", "any"]] = "any"
+    needs: frozenset[str] = frozenset({"embedding"})
     options: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, dims: Dims, options: Mapping[str, Any], artefacts: Mapping[str, Tensor]) -> None:
@@ -52,8 +60,25 @@ def check_pair(student: Tensor, teacher: Tensor, what: str) -> None:
         raise ValueError(
             f"{what} must be two matrices with as many rows, got {tuple(student.shape)} and {tuple(teacher.shape)}"
         )
+    if (student.dtype == torch.float64) != (teacher.dtype == torch.float64):
+        raise ValueError(f"{what} differ in precision: student {student.dtype}, teacher {teacher.dtype}")
+
+
+def check_samples(count: int, least: int, what: str) -> None:
+    """Refuse a batch in which there are no relations to compare."""
+    if count < least:
+        raise ValueError(f"{what} needs at least {least} samples in a batch, got {count}")
 
 
 def in_relation_precision(tensor: Tensor) -> Tensor:
     """float32 for reduced types; float64 stays (the tests' precision)."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def unit_rows(rows: Tensor) -> Tensor:
+    """Rows divided by max(norm, 1e-12). [B,D] -> [B,D]. An all-zero row stays, and hands its gradient on as it comes.
+
+    ``torch.nn.functional.normalize`` gives the same values, and multiplies the gradient of an all-zero row by 1e12.
+    """
+    norm = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    return rows / torch.where(norm == 0, 1.0, norm.clamp_min(1e-12))

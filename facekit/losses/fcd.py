@@ -8,7 +8,7 @@ this (element mean): compare weights with that in mind.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -32,6 +32,8 @@ def feature_consistency(student: Tensor, teacher: Tensor) -> Tensor:
 
 class FeatureConsistency(Loss):
     """``fcd``: pointwise, 0 where student and teacher point the same way, 2 at most."""
+
+    widths: ClassVar = "same"
 
     def __init__(self, dims: Dims, options: Mapping[str, Any], artefacts: Mapping[str, Tensor]) -> None:
         super().__init__(dims, options, artefacts)

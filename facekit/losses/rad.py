@@ -72,6 +72,7 @@ class RelationAware(Loss):
     identities that are not valid), and for relations with ``ss`` the student's ``student_prototypes`` [C,D].
     """
 
+    widths: ClassVar = "same"
     options = frozenset({"relation", "norm", "slots", "slot", "momentum", "refresh", "seed"})
     neighbours: Tensor
     valid: Tensor
@@ -150,6 +151,7 @@ class InBatchRelations(Loss):
 
     kind: ClassVar = "relational"
     scope: ClassVar = "global"
+    widths: ClassVar = "same"
     options = frozenset({"relation"})
 
     def __init__(self, dims: Dims, options: Mapping[str, Any], artefacts: Mapping[str, Tensor]) -> None:

@@ -20,34 +20,35 @@ from facekit.core.errors import InputError, missing_extra
 from facekit.core.files import write_atomic
 from facekit.models.folding import folded
 from facekit.models.loading import Model
-from facekit.models.onnxfile import ARCHITECTURE, LICENCE, PREPROCESS, WEIGHTS
+from facekit.models.onnxfile import ARCHITECTURE, LICENCE, LOGITS, PREPROCESS, WEIGHTS
 
 
-class _EmbeddingOnly(nn.Module):
-    """The network without its feature maps; the argument's name becomes the ONNX input's."""
+class _WithoutMaps(nn.Module):
+    """The embedding, and the logits of a classifier; the argument's name becomes the ONNX input's."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = net
 
-    def forward(self, data: Tensor) -> Tensor:
-        embedding: Tensor = self.net(data).embedding
-        return embedding
+    def forward(self, data: Tensor) -> tuple[Tensor, ...]:
+        embedding, _, logits = self.net(data)
+        return (embedding,) if logits is None else (embedding, logits)
 
 
 def write_onnx(
     model: Model,
     path: Path,
     opset: int = 18,
-    wrap: Callable[[nn.Module], nn.Module] = _EmbeddingOnly,
-    outputs: Sequence[str] = (),
+    wrap: Callable[[nn.Module], nn.Module] = _WithoutMaps,
+    outputs: Sequence[str] | None = None,
     facts: Mapping[str, str] | None = None,
 ) -> Path:
     """Write ``model`` as ONNX: input ``data`` [N,3,H,W] as the model's table says, output ``embedding`` [N,D].
 
-    N is dynamic, weights are float32 and inline, BatchNorms merged; preprocessing, licence, architecture
-    and weights hash go into the metadata, and further ``facts``. ``wrap`` makes of the network a module with further
-    ``outputs`` after the embedding. Raises InputError for a model that is an ONNX file already.
+    A classifier has a second output, ``logits`` [N,C]. N is dynamic, weights are float32 and inline, BatchNorms
+    merged; preprocessing, licence, architecture and weights hash go into the metadata, and further ``facts``. ``wrap``
+    makes of the network a module with other ``outputs`` after the embedding. Raises InputError for a model that is an
+    ONNX file already.
     """
     if model.module is None:
         raise InputError(f"{model.path} is an ONNX file already; export takes a run folder or a file of weights")
@@ -56,6 +57,8 @@ def write_onnx(
         import onnxscript  # noqa: F401 (torch's exporter needs it)
     except ImportError as error:
         raise missing_extra(error.name or "onnx", "onnx") from None
+    if outputs is None:
+        outputs = (LOGITS,) if model.classes else ()
     net = wrap(folded(model.module).cpu().float()).eval()
     example = torch.zeros(2, 3, *model.preprocess.size)
     with torch.no_grad(), _known_noise_off():
@@ -106,12 +109,12 @@ def _forget_origin(proto: Any) -> None:
 
 @dataclass(frozen=True)
 class Parity:
-    """How two models' embeddings of the same images agree."""
+    """How two models' embeddings, or class scores, of the same images agree."""
 
     images: int
     min_cosine: float
     max_difference: float
-    """Largest absolute difference, relative to the largest absolute value of the first model's embeddings."""
+    """Largest absolute difference, relative to the largest absolute value of the first model's."""
 
     def fails(self, min_cosine: float, max_difference: float) -> str | None:
         """The sentence to print where a limit is missed, else None. NaN misses every limit."""
@@ -123,12 +126,12 @@ class Parity:
 
 
 def parity(first: np.ndarray, second: np.ndarray) -> Parity:
-    """Compare two tables of embeddings [N,D]: rows in the same order.
+    """Compare two tables [N,D], of embeddings or of class scores: rows in the same order.
 
     [[1,0]] against [[1,0.1]] gives cosine 0.995 and difference 0.1.
     """
     if first.shape != second.shape:
-        raise InputError(f"embeddings of shape {first.shape} and {second.shape} cannot be compared")
+        raise InputError(f"outputs of shape {first.shape} and {second.shape} cannot be compared")
     a, b = first.astype(np.float64), second.astype(np.float64)
     with np.errstate(divide="ignore", invalid="ignore"):  # a zero embedding gives NaN, which no limit passes
         cosine = (a * b).sum(axis=1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))

@@ -1,10 +1,9 @@
 """Other people's checkpoints: from a dictionary of tensors to one of our networks.
 
-The architecture is read from tensor shapes, never from the file name. A network is first laid out without
-memory, compared key by key, and only then given the file's own tensors: a file cannot make us allocate
-more than it holds.
+The architecture is read from tensor shapes, never from the file name.
 
-Known: arcface_torch (iresnet, mbf of any width) and the MobileFaceNet of TFace, cavaface and FaceX-Zoo.
+Known: arcface_torch (iresnet, mbf of any width), the MobileFaceNet of TFace, cavaface and FaceX-Zoo, and the
+classifiers of ``closedset``.
 """
 
 from __future__ import annotations
@@ -17,13 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from facekit.core.errors import InputError
+from facekit.models import Classifier, closedset
+from facekit.models.adopt import State, adopt, channels, count, dims
 from facekit.models.iresnet import BLOCKS, IResNet
 from facekit.models.licences import UNKNOWN, non_commercial
 from facekit.models.mbf import SHAPES, MobileFaceNet, Shape
+from facekit.models.resnet import ResNet
 
-State = dict[str, Tensor]
-
-KNOWN = "arcface_torch iresnet or mbf, and the MobileFaceNet of TFace, cavaface and FaceX-Zoo"
+KNOWN = f"arcface_torch iresnet or mbf, the MobileFaceNet of TFace, cavaface and FaceX-Zoo, {closedset.KNOWN}"
 _PREFIXES = ("module.", "_orig_mod.", "backbone.", "model.", "net.")
 
 
@@ -59,9 +59,11 @@ def import_checkpoint(content: Mapping[str, Any]) -> Imported:
     elif "layers.0.layers.0.weight" in state:
         module, architecture = _mobilefacenet(state)
         family = Origin("rgb", "symmetric")
-    elif "layer1.0.conv1.weight" in state and "fc.weight" in state:
+    elif "layer1.0.prelu.weight" in state:
         module, architecture = _iresnet(state)
         family = Origin("rgb", "symmetric")
+    elif found := closedset.import_classifier(state):
+        return Imported(*found, _classifier_origin(found[0], content))
     else:
         keys = ", ".join(list(state)[:3])
         raise InputError(
@@ -111,6 +113,15 @@ def _tface_origin(state: State, content: Mapping[str, Any]) -> Origin:
     return Origin()
 
 
+def _classifier_origin(net: Classifier, content: Mapping[str, Any]) -> Origin:
+    """torchvision's networks are fed ImageNet's statistics, RepDistiller's, known by their wrapper, CIFAR-100's."""
+    if isinstance(net, ResNet) and net.large:
+        return Origin("rgb", "imagenet")
+    if isinstance(content.get("model"), Mapping) and net.classes == 100:
+        return Origin("rgb", "cifar100")
+    return Origin()
+
+
 # --- refusals ----------------------------------------------------------------------------------------
 
 
@@ -124,6 +135,8 @@ def _refuse_unsupported(state: State) -> None:
         reason = "it is an IR or IR-SE network as in face.evoLVe, TFace, AdaFace and CVLface"
     elif any(k.startswith("patch_embed.") for k in state):
         reason = "it is a vision transformer"
+    elif "layer1.0.conv1.weight" in state and "linear.weight" in state:
+        reason = "it is a ResNet with the class layer called linear, as in pytorch-cifar"
     if reason:
         raise InputError(
             f"these weights cannot be imported: {reason}. Known: {KNOWN}. "
@@ -178,7 +191,7 @@ def _rename(key: str) -> str:
 def _mobilefacenet(state: State) -> tuple[nn.Module, dict[str, Any]]:
     shape = read_shape(state)
     name = next((n for n, known in SHAPES.items() if known == shape), "mobilefacenet")
-    embedding = _channels(state, "features.layers.2.weight")
+    embedding = channels(state, "features.layers.2.weight")
     with torch.device("meta"):
         module = MobileFaceNet(shape, embedding)
     architecture = {"name": name, "embedding": embedding, "dropout": 0.0}
@@ -188,10 +201,10 @@ def _mobilefacenet(state: State) -> tuple[nn.Module, dict[str, Any]]:
 
 
 def _iresnet(state: State) -> tuple[nn.Module, dict[str, Any]]:
-    counts = tuple(_count(state, f"layer{i}.") for i in range(1, 5))
+    counts = tuple(count(state, f"layer{i}.") for i in range(1, 5))
     blocks = (counts[0], counts[1], counts[2], counts[3])
     name = next((n for n, known in BLOCKS.items() if known == blocks), "iresnet")
-    embedding = _channels(state, "fc.weight")
+    embedding = channels(state, "fc.weight")
     with torch.device("meta"):
         module = IResNet(blocks, embedding)
     architecture = {"name": name, "embedding": embedding, "dropout": 0.0}
@@ -206,96 +219,26 @@ def read_shape(state: Mapping[str, Tensor]) -> Shape:
     Strides leave no trace in tensors: those of the known shape with the same tensors are taken, else
     arcface_torch's.
     """
-    stem = _dims(state, "layers.0.layers.0.weight")
+    stem = dims(state, "layers.0.layers.0.weight")
     plain = "layers.1.layers.0.weight" in state
     first_key = f"layers.1.layers.0.{'' if plain else 'layers.0.layers.0.'}weight"
-    first = stem[0] // max(1, _dims(state, first_key)[1]) if plain else _channels(state, first_key)
-    transitions = [_channels(state, f"layers.{i}.layers.0.layers.0.weight") for i in (2, 4, 6)]
-    residuals = [_channels(state, f"layers.{i}.layers.0.layers.0.layers.0.weight") for i in (3, 5, 7)]
-    outputs = [_channels(state, f"layers.{i}.layers.2.layers.0.weight") for i in (2, 4, 6)]
+    first = stem[0] // max(1, dims(state, first_key)[1]) if plain else channels(state, first_key)
+    transitions = [channels(state, f"layers.{i}.layers.0.layers.0.weight") for i in (2, 4, 6)]
+    residuals = [channels(state, f"layers.{i}.layers.0.layers.0.layers.0.weight") for i in (3, 5, 7)]
+    outputs = [channels(state, f"layers.{i}.layers.2.layers.0.weight") for i in (2, 4, 6)]
     shape = Shape(
         widths=(stem[0], outputs[0], outputs[1], outputs[2]),
         hidden=(transitions[0], residuals[0], transitions[1], residuals[1], transitions[2], residuals[2]),
         first=first,
         blocks=(
-            1 if plain else _count(state, "layers.1.layers."),
-            _count(state, "layers.3.layers."),
-            _count(state, "layers.5.layers."),
-            _count(state, "layers.7.layers."),
+            1 if plain else count(state, "layers.1.layers."),
+            count(state, "layers.3.layers."),
+            count(state, "layers.5.layers."),
+            count(state, "layers.7.layers."),
         ),
-        separate=_channels(state, "conv_sep.layers.0.weight"),
+        separate=channels(state, "conv_sep.layers.0.weight"),
     )
     for known in SHAPES.values():
         if known.stem[0] == stem[-1] and replace(shape, stem=known.stem, strides=known.strides) == known:
             return known
     return shape
-
-
-def _dims(state: Mapping[str, Tensor], key: str) -> tuple[int, ...]:
-    if key not in state:
-        raise InputError(f"these weights look like a MobileFaceNet or iresnet, but {key} is missing")
-    dims = tuple(state[key].shape)
-    if len(dims) < 2 or min(dims) < 1:
-        raise InputError(f"{key} has shape {list(dims)}, which no such network has")
-    return dims
-
-
-def _channels(state: Mapping[str, Tensor], key: str) -> int:
-    return _dims(state, key)[0]
-
-
-def _count(state: Mapping[str, Tensor], prefix: str) -> int:
-    """How many blocks ``prefix<index>.`` there are; a gap shows up as a missing key when keys are compared."""
-    return len({k[len(prefix) :].split(".")[0] for k in state if k.startswith(prefix)})
-
-
-def adopt(module: nn.Module, state: Mapping[str, Tensor]) -> nn.Module:
-    """Give a network laid out on the meta device the tensors of ``state``, as float32."""
-    module.load_state_dict(matched(module, state), assign=True)
-    return module
-
-
-def matched(module: nn.Module, state: Mapping[str, Tensor]) -> State:
-    """``state`` checked against what ``module`` needs and converted to its types.
-
-    Raises InputError naming the first key that is missing, unexpected, of another shape, larger than the
-    memory behind it, or not finite.
-    """
-    wanted = module.state_dict()
-    ready: State = {}
-    for key, target in wanted.items():
-        if key not in state and key.endswith("num_batches_tracked"):
-            ready[key] = torch.zeros((), dtype=torch.long)  # absent from old and exported files, unused in eval
-            continue
-        if key not in state:
-            raise InputError(f"the weights do not fit: {key} {list(target.shape)} is missing")
-        ready[key] = _checked(key, state[key], target)
-    extra = next((k for k in state if k not in wanted), None)
-    if extra is not None:
-        raise InputError(
-            f"the weights do not fit: the file has {extra} {list(state[extra].shape)}, the network has not"
-        )
-    return ready
-
-
-def _checked(key: str, tensor: Tensor, target: Tensor) -> Tensor:
-    if tensor.shape != target.shape:
-        raise InputError(
-            f"the weights do not fit: {key} is {list(tensor.shape)} in the file, the network needs {list(target.shape)}"
-        )
-    return dense(key, tensor, target.dtype)
-
-
-def dense(key: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """A tensor of a file, contiguous and in ``dtype``; no copy where it is so already.
-
-    Raises InputError where it is sparse, quantised or complex, larger than the memory behind it, or not finite.
-    """
-    if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_complex():
-        raise InputError(f"{key} is not a plain dense tensor")
-    if tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
-        raise InputError(f"{key} claims {list(tensor.shape)} but holds fewer values: refused")
-    converted = tensor.to(dtype).contiguous()
-    if converted.is_floating_point() and not bool(torch.isfinite(converted).all()):
-        raise InputError(f"{key} holds values that are not finite")
-    return converted

@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,29 +17,42 @@ from torch.utils.flop_counter import FlopCounterMode
 from facekit.core.checkpoints import WEIGHTS, Checkpoint, is_run, load_checkpoint, read_tensors, state_hash
 from facekit.core.device import Device
 from facekit.core.errors import InputError, MissingFile, unknown_name
-from facekit.core.preprocess import Preprocess
+from facekit.core.preprocess import PerChannel, Preprocess
 from facekit.core.reporting import console
-from facekit.models import build_backbone
+from facekit.core.types import Outputs
+from facekit.models import Classifier
+from facekit.models.adopt import adopt, matched
 from facekit.models.folding import folded
-from facekit.models.layouts import Origin, adopt, import_checkpoint, matched
+from facekit.models.layouts import Origin, import_checkpoint
 from facekit.models.licences import NON_COMMERCIAL, UNKNOWN, by_file
 from facekit.models.onnxfile import OnnxNetwork
+from facekit.models.records import class_names, classifier_input, network_of
 
-Affine = tuple[float, float]
+Affine = tuple[PerChannel, PerChannel]
+
+
+def standardised(mean: tuple[float, float, float], deviation: tuple[float, float, float]) -> Affine:
+    """(scale, shift) of ``(x / 255 - mean) / deviation``, for red, green and blue."""
+    (r, g, b), (dr, dg, db) = mean, deviation
+    return (1 / (255 * dr), 1 / (255 * dg), 1 / (255 * db)), (-r / dr, -g / dg, -b / db)
+
+
 SCALINGS: dict[str, Affine] = {
     "raw": (1.0, 0.0),
     "unit": (1 / 255, 0.0),
     "symmetric": (1 / 127.5, -1.0),
     "128": (1 / 128, -127.5 / 128),
+    "imagenet": standardised((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),  # torchvision
+    "cifar100": standardised((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),  # RepDistiller
 }
 """Name -> (scale, shift) of ``y = x * scale + shift`` on 0..255."""
 
 
 class Network(Protocol):
-    """What turns a preprocessed batch into embeddings, whichever library runs it."""
+    """What turns a preprocessed batch into outputs, whichever library runs it."""
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """Preprocessed float [n,3,H,W] on the device -> [n,D]."""
+    def __call__(self, x: Tensor) -> Outputs:
+        """Preprocessed float [n,3,H,W] on the device -> what the network gives: an ONNX file has no maps."""
 
     def macs(self) -> int:
         """Multiply-accumulates of one image."""
@@ -71,7 +85,30 @@ class Model:
 
     def embed_on_device(self, images: Tensor) -> Tensor:
         """As ``embed``, but the result stays on the device: a live teacher must not make every step wait for a copy."""
-        return run_network(self.network, self.preprocess, self.device, images)
+        return run_network(self.network, self.preprocess, self.device, images).embedding.float()
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of its classes in the order of the logits; () for a face embedder."""
+        return class_names(self.architecture)
+
+    @property
+    def class_layer(self) -> nn.Module | None:
+        """From an embedding on the device to the class scores; None for a face embedder and for ONNX."""
+        return getattr(getattr(self.network, "net", None), "class_layer", None)
+
+    def outputs_on_device(self, images: Tensor) -> Outputs:
+        """uint8 RGB [n,3,H,W] -> all that the network gives, float32 on the device: an ONNX file has no maps."""
+        embedding, maps, logits = run_network(self.network, self.preprocess, self.device, images)
+        return Outputs(embedding.float(), tuple(m.float() for m in maps), None if logits is None else logits.float())
+
+    def logits(self, images: Tensor) -> Tensor:
+        """uint8 RGB [n,3,H,W] on any device -> class scores, float32 [n,C] on the CPU.
+
+        Raises InputError for a model without classes, and for another image size.
+        """
+        outputs = run_network(self.network, self.preprocess, self.device, images)
+        return _scores(outputs, self.path or self.name).float().cpu()
 
     def macs(self) -> int:
         """Multiply-accumulates of convolutions and matrix products for one image."""
@@ -103,10 +140,10 @@ class TorchNetwork:
         self.net = replace(device, compile=False).module(folded(module).requires_grad_(False))
         self.size = size
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """Preprocessed [n,3,H,W] -> [n,D]."""
-        embedding: Tensor = self.net(x).embedding
-        return embedding
+    def __call__(self, x: Tensor) -> Outputs:
+        """Preprocessed [n,3,H,W] -> Outputs."""
+        outputs: Outputs = self.net(x)
+        return outputs
 
     def macs(self) -> int:
         """Counted while one image runs."""
@@ -116,20 +153,37 @@ class TorchNetwork:
         return int(counter.get_total_flops()) // 2
 
 
-def run_network(network: Network, preprocess: Preprocess, device: Device, images: Tensor) -> Tensor:
-    """uint8 RGB [n,3,H,W] -> float32 [n,D] on the device."""
-    with torch.inference_mode(), device.autocast():
-        x = preprocess(device.put(images)).contiguous(memory_format=torch.channels_last)
-        embedding = device.put(network(x).float())
-    # A plain tensor: those born in inference mode are refused by autograd, and distillation feeds on these.
-    return embedding.clone()
+def run_network(network: Network, preprocess: Preprocess, device: Device, images: Tensor) -> Outputs:
+    """uint8 RGB [n,3,H,W] -> outputs on the device, in its precision and without gradient."""
+    # Not inference mode: autograd refuses its tensors, and distillation feeds on these.
+    with torch.no_grad(), device.autocast():
+        return network(preprocess(device.put(images)).contiguous(memory_format=torch.channels_last))
 
 
 def as_embedder(module: nn.Module, preprocess: Preprocess, device: Device) -> Callable[[Tensor], Tensor]:
     """``embed`` for a network in training, as it is now: a copy in eval mode, always in fp32."""
+    run = _as_it_is_now(module, preprocess, device)
+    return lambda images: run(images).embedding.cpu()
+
+
+def as_classifier(module: nn.Module, preprocess: Preprocess, device: Device) -> Callable[[Tensor], Tensor]:
+    """As ``as_embedder`` for class scores: uint8 RGB [n,3,H,W] -> float32 [n,C] on the CPU.
+
+    Raises InputError, when it is called, for a network without a class layer.
+    """
+    run = _as_it_is_now(module, preprocess, device)
+    return lambda images: _scores(run(images), type(module).__name__).cpu()
+
+
+def _as_it_is_now(module: nn.Module, preprocess: Preprocess, device: Device) -> Callable[[Tensor], Outputs]:
     exact = replace(device, precision="fp32")
-    network = TorchNetwork(module, exact, preprocess.size)
-    return lambda images: run_network(network, preprocess, exact, images).cpu()
+    return partial(run_network, TorchNetwork(module, exact, preprocess.size), preprocess, exact)
+
+
+def _scores(outputs: Outputs, name: str) -> Tensor:
+    if outputs.logits is None:
+        raise InputError(f"{name} embeds faces and has no classes; give a closed-set network")
+    return outputs.logits
 
 
 # --- loading -----------------------------------------------------------------------------------------
@@ -215,13 +269,10 @@ def _read_checkpoint(checkpoint: Checkpoint) -> Stored:
     meta = checkpoint.meta
     try:
         architecture = dict(meta["architecture"])
-        name, width, dropout = architecture["name"], int(architecture["embedding"]), float(architecture["dropout"])
         preprocess = Preprocess.from_dict(meta["preprocess"])
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise InputError(f"its run.json does not describe a network: {error!r}") from error
-    with torch.device("meta"):
-        empty = build_backbone(name, width, dropout)
-    module = adopt(empty, checkpoint.tensors)
+    module = adopt(network_of(architecture), checkpoint.tensors)
     return Stored(module, architecture, str(meta.get("licence", UNKNOWN)), preprocess, Origin())
 
 
@@ -241,12 +292,13 @@ def load_weights(model: nn.Module, path: Path) -> None:
 
 def _open_torch(path: Path, device: Device, given: Given) -> Model:
     stored = read_network(path)
-    width = int(stored.architecture["embedding"])
     if stored.preprocess is not None:
         preprocess = stored.preprocess
     else:
+        width, module = int(stored.architecture["embedding"]), stored.module
         implied = None if stored.origin.scaling is None else scaling_values(stored.origin.scaling)
-        preprocess = given.complete(Preprocess(embedding=width), stored.origin.channels, implied, path)
+        base = classifier_input(width, module.size) if isinstance(module, Classifier) else Preprocess(embedding=width)
+        preprocess = given.complete(base, stored.origin.channels, implied, path)
     return frozen_model(stored.module, stored.architecture, preprocess, device, stored.licence, path.as_posix())
 
 

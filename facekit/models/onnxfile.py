@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +17,15 @@ from facekit.core.device import Device
 from facekit.core.errors import CorruptFile, FacekitError, InputError, missing_extra
 from facekit.core.files import sha256_file
 from facekit.core.preprocess import Preprocess
+from facekit.core.types import Outputs
 from facekit.models import onnxgraph
 from facekit.models.licences import UNKNOWN
+from facekit.models.records import class_names
 
 PREPROCESS, LICENCE, ARCHITECTURE, WEIGHTS = "preprocess", "licence", "architecture", "weights_sha256"
 """Metadata keys that ``facekit export`` writes."""
+LOGITS = "logits"
+"""The second output of an exported classifier, [N,C]."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,10 @@ class OnnxFacts:
 
 
 class OnnxNetwork:
-    """float [n,3,H,W] -> [n,D] by onnxruntime, on as many threads as torch has."""
+    """float [n,3,H,W] -> embedding [n,D], and logits [n,C] of a classifier of ours, by onnxruntime.
+
+    On as many threads as torch has.
+    """
 
     def __init__(self, path: Path, device: Device) -> None:
         self.path = path
@@ -54,8 +60,9 @@ class OnnxNetwork:
         self.input, self.batch, size = onnxgraph.image_input(graph.graph)
         self.session = _session(path, device)
         self.dtype = _input_dtype(self.session.get_inputs()[0].type)
-        self.output = self._find_output(size)
         stored = {p.key: p.value for p in graph.metadata_props}
+        architecture = _stored_table(stored, ARCHITECTURE)
+        self.outputs = [self._find_output(), *self._class_scores(architecture)]
         scaling = onnxgraph.scaling_of(onnxgraph.input_affine(graph.graph, self.input))
         width, normalised = self._try(size)
         self.facts = OnnxFacts(
@@ -67,18 +74,20 @@ class OnnxNetwork:
             channels="rgb" if scaling == "raw" else None,
             scaling=scaling,
             licence=stored.get(LICENCE, UNKNOWN),
-            architecture=_stored_table(stored, ARCHITECTURE),
+            architecture=architecture,
             parameters=onnxgraph.count_parameters(graph.graph),
             sha256=_hash(files),
             size_bytes=sum(f.stat().st_size for f in files),
         )
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, x: Tensor) -> Outputs:
         """A graph with a fixed batch size is fed in pieces of that size, the last one padded."""
         images = x.detach().to("cpu", self.dtype).contiguous().numpy()
         step = self.batch or max(1, len(images))
-        pieces = [self._run(images[i : i + step], step) for i in range(0, len(images), step)]
-        return torch.from_numpy(np.concatenate(pieces) if pieces else np.zeros((0, self.facts.width), np.float32))
+        # One piece also where there is no image: from what it gives the widths are known.
+        pieces = [self._run(images[i : i + step], step) for i in range(0, max(1, len(images)), step)]
+        embedding, *scores = (torch.from_numpy(np.concatenate(p)).to(x.device) for p in zip(*pieces, strict=True))
+        return Outputs(embedding, logits=scores[0] if scores else None)
 
     def aligned(self, x: Tensor, output: str) -> np.ndarray:
         """Another output than the embedding, by name: float32 [n,...] of preprocessed images [n,3,H,W]."""
@@ -89,17 +98,18 @@ class OnnxNetwork:
         """From the graph, read again: the session keeps its own copy of the weights."""
         return onnxgraph.count_macs(read_graph(self.path), self.facts.size)
 
-    def _run(self, images: np.ndarray, step: int) -> np.ndarray:
+    def _run(self, images: np.ndarray, step: int) -> list[np.ndarray]:
+        """What each output gives for at most ``step`` images."""
         count = len(images)
-        if self.batch and count < step:
-            images = np.concatenate([images, np.repeat(images[-1:], step - count, axis=0)])
+        if count < step:
+            images = np.concatenate([images, np.zeros((step - count, *images.shape[1:]), images.dtype)])
         try:
-            result = self.session.run([self.output], {self.input: images})[0]
+            results = self.session.run(self.outputs, {self.input: images})
         except Exception as error:  # onnxruntime's exceptions share no base class
             raise InputError(f"{self.path} failed in onnxruntime: {_first_line(error)}") from error
-        return np.asarray(result[:count], dtype=np.float32)
+        return [np.asarray(result[:count], dtype=np.float32) for result in results]
 
-    def _find_output(self, size: tuple[int, int]) -> str:
+    def _find_output(self) -> str:
         """The first [N,D] output with D > 1: AdaFace graphs also return the norm, as [N,1]."""
         for output in self.session.get_outputs():
             if len(output.shape) == 2 and output.shape[1] != 1:
@@ -107,12 +117,23 @@ class OnnxNetwork:
         shapes = [o.shape for o in self.session.get_outputs()]
         raise InputError(f"{self.path} has outputs of shape {shapes}, expected one [N,D] embedding")
 
+    def _class_scores(self, architecture: Mapping[str, Any]) -> list[str]:
+        """The output beside the embedding where the metadata names classes, as ``facekit export`` writes it."""
+        try:
+            classes = class_names(architecture)
+        except InputError as error:
+            raise InputError(f"{self.path}: {error}") from error
+        shapes = {o.name: o.shape for o in self.session.get_outputs()}
+        if classes and shapes.get(LOGITS, ())[1:] != [len(classes)]:
+            raise InputError(f"{self.path} names {len(classes)} classes, but has no output {LOGITS} of that width")
+        return [LOGITS] if classes else []
+
     def _try(self, size: tuple[int, int]) -> tuple[int, bool]:
         """Embed two noise images: the width, and whether both embeddings have norm 1."""
         noise = np.random.default_rng(0).uniform(-1, 1, (2, 3, *size)).astype(np.float32)
         images = torch.from_numpy(noise).to(self.dtype).numpy()
         step = self.batch or 2
-        result = np.concatenate([self._run(images[i : i + step], step) for i in range(0, 2, step)])
+        result = np.concatenate([self._run(images[i : i + step], step)[0] for i in range(0, 2, step)])
         if result.ndim != 2 or not np.isfinite(result).all():
             raise InputError(f"{self.path} does not return finite [N,D] embeddings for noise images")
         norms = np.linalg.norm(result, axis=1)
@@ -191,10 +212,9 @@ def _stored_preprocess(stored: Mapping[str, str], size: tuple[int, int], path: P
         return None
     try:
         found = Preprocess.from_dict(table)
-        numbers = (float(found.scale), float(found.shift))
     except (TypeError, ValueError, KeyError, IndexError, FacekitError) as error:
         raise InputError(f"{path} has a broken preprocessing table in its metadata: {error}") from error
-    if found.size != size or not all(map(math.isfinite, numbers)):
+    if found.size != size:
         raise InputError(f"{path} has a preprocessing table that does not fit its graph: {found.describe()}")
     return found
 

@@ -12,8 +12,10 @@ import torch
 from facekit.core.device import Device
 from facekit.core.errors import unknown_name
 from facekit.core.preprocess import Preprocess
-from facekit.models import BACKBONES, build_backbone
+from facekit.models import BACKBONES, CLASSIFIERS, build_backbone, build_classifier
 from facekit.models.loading import Model, frozen_model, load_model
+from facekit.models.records import classifier_input, classifier_record
+from facekit.models.resnet import SHAPES
 
 
 @dataclass(frozen=True)
@@ -30,16 +32,33 @@ class Profile:
     processor: str
     preprocess: dict[str, Any]
     licence: str
+    classes: int
+    """0 for a face embedder."""
 
 
 def open_or_build(model: str, embedding: int, device: Device, channels: str | None, scaling: str | None) -> Model:
-    """A stored model, or a freshly built backbone where ``model`` is a backbone's name and no such file exists."""
-    if model not in BACKBONES and not Path(model).exists() and Path(model).name == model and not Path(model).suffix:
-        raise unknown_name("backbone or file", model, BACKBONES)
-    if Path(model).exists() or model not in BACKBONES:
+    """A stored model, or a freshly built network where ``model`` is the name of one and no such file exists.
+
+    A classifier has the width, the input side and the number of classes that it was published with.
+    """
+    names = (*BACKBONES, *CLASSIFIERS)
+    if model not in names and not Path(model).exists() and Path(model).name == model and not Path(model).suffix:
+        raise unknown_name("network or file", model, names)
+    if Path(model).exists() or model not in names:
         return load_model(model, device=device, channels=channels, scaling=scaling)
+    if model in CLASSIFIERS:
+        return fresh_classifier(model, device)
     architecture = {"name": model, "embedding": embedding, "dropout": 0.0}
     return frozen_model(build_backbone(model, embedding), architecture, Preprocess(embedding=embedding), device)
+
+
+def fresh_classifier(name: str, device: Device) -> Model:
+    """1,000 classes as in ImageNet for the networks of 224-pixel images, 100 as in CIFAR-100 for the others."""
+    shape = SHAPES.get(name)
+    classes = 1000 if shape is not None and shape.kernel == 7 else 100
+    net = build_classifier(name, classes)
+    architecture = classifier_record(name, net, [str(i) for i in range(classes)])
+    return frozen_model(net, architecture, classifier_input(net.embedding, net.size), device)
 
 
 def profile(model: Model, repeats: int) -> Profile:
@@ -55,4 +74,5 @@ def profile(model: Model, repeats: int) -> Profile:
         processor=platform.processor() or platform.machine(),
         preprocess=model.preprocess.to_dict(),
         licence=model.licence,
+        classes=len(model.classes),
     )

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from facekit.core.checkpoints import read_tensors
 from facekit.core.errors import InputError
+from facekit.models.adopt import dense
 from facekit.models.heads import MarginHead
-from facekit.models.layouts import dense
 
 Rows = dict[str, Tensor]
 """Float32 matrices with one row per class: ``weight`` and, under the optimiser's names, what it keeps of it."""

@@ -1,4 +1,4 @@
-"""Train a network to tell identities apart: a teacher, or the student alone."""
+"""Train a network to tell identities or classes apart: a teacher, or the student alone."""
 
 from __future__ import annotations
 
@@ -8,40 +8,49 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from facekit.core.augment import seen
+from facekit.core.augment import Augment
 from facekit.core.device import Device
 from facekit.core.loop import Phase, Terms
 from facekit.core.preprocess import Preprocess
-from facekit.core.types import Batch
-from facekit.models.heads import MarginHead
+from facekit.core.types import Batch, Outputs
+from facekit.training.classes import Classes
 
 
 class Classify:
-    """Margin softmax over the identities of the data. One phase, one term: ``cls``."""
+    """Classification of the training data. One phase, one term: ``cls``."""
 
     def __init__(
         self,
         model: nn.Module,
-        head: MarginHead,
+        classes: Classes,
         preprocess: Preprocess,
         device: Device,
         optimiser: Callable[[list[nn.Module]], Optimizer],
+        augment: Augment = Augment(),
     ) -> None:
-        self.head = device.module(head)
-        self.modules: dict[str, nn.Module] = {"model": device.module(model), "head": self.head}
-        self.optimisers = {"main": optimiser([model, head])}
-        self.preprocess, self.device = preprocess, device
+        beside = {name: device.module(module) for name, module in classes.modules.items()}
+        self.modules: dict[str, nn.Module] = {"model": device.module(model), **beside}
+        self.optimisers = {"main": optimiser(list(self.modules.values()))}
+        self.classes, self.preprocess, self.device, self.augment = classes, preprocess, device, augment
 
     def phases(self, batch: Batch) -> Iterator[Phase]:
         """One update of network and head together."""
 
         def terms() -> Terms:
-            images = self.preprocess(seen(batch))
+            images = self.view(batch)
             with self.device.autocast():
-                embedding: Tensor = self.modules["model"](images).embedding
-            return {"cls": self.head.loss(embedding, batch.labels).mean()}
+                outputs: Outputs = self.modules["model"](images)
+            return self.terms(outputs, batch)
 
         yield "main", terms
+
+    def view(self, batch: Batch) -> Tensor:
+        """What the network is shown."""
+        return self.preprocess(self.augment(batch))
+
+    def terms(self, outputs: Outputs, batch: Batch) -> Terms:
+        """The term of what the network says of it."""
+        return {"cls": self.classes.loss(outputs, batch.labels).mean()}
 
     def measured(self) -> Mapping[str, Tensor]:
         """With one term its gradient is the whole one, which the loop logs already."""

@@ -8,17 +8,16 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear, normalize
 from torch.optim import Optimizer
 
-from facekit.core.augment import seen
+from facekit.core.augment import Augment
 from facekit.core.device import Device
 from facekit.core.loop import Phase, Terms
 from facekit.core.preprocess import Preprocess
 from facekit.core.types import Batch, Outputs
 from facekit.losses import Loss
 from facekit.losses.base import in_relation_precision
-from facekit.models.heads import MarginHead
+from facekit.training.classes import ClassTerm
 from facekit.training.teachers import Teacher
 
 
@@ -27,15 +26,6 @@ class WeightedLoss(NamedTuple):
 
     loss: Loss
     weight: float
-
-
-class Classifier(NamedTuple):
-    """The student's margin head and the teacher's counterpart, where a term needs class scores."""
-
-    head: MarginHead
-    weight: float  # of the classification term; 0 leaves it out
-    teacher_centres: Tensor | None  # [C,D] unit rows; None where no term reads the teacher's logits
-    scale: float
 
 
 class Distill:
@@ -53,22 +43,20 @@ class Distill:
         preprocess: Preprocess,
         device: Device,
         optimiser: Callable[[list[nn.Module]], Optimizer],
-        classifier: Classifier | None = None,
+        cls: ClassTerm | None = None,
         adapter: nn.Module | None = None,
         local_relations: bool = False,
+        augment: Augment = Augment(),
     ) -> None:
         self.modules: dict[str, nn.Module] = {"model": device.module(student)}
-        if classifier:
-            self.modules["head"] = device.module(classifier.head)
+        if cls:
+            self.modules |= {name: device.module(module) for name, module in cls.classes.modules.items()}
         if adapter:
             self.modules["adapter"] = device.module(adapter)
-        self.optimisers = {"main": optimiser(list(self.modules.values()))}
         self.modules |= {f"loss_{name}": term.loss.to(device.torch_device) for name, term in losses.items()}
-        self.teacher, self.losses, self.classifier = teacher, losses, classifier
-        self.adapter, self.preprocess, self.device = adapter, preprocess, device
-        self.centres = None
-        if classifier and classifier.teacher_centres is not None:
-            self.centres = device.put(classifier.teacher_centres)
+        self.optimisers = {"main": optimiser(list(self.modules.values()))}
+        self.teacher, self.losses, self.cls = teacher, losses, cls
+        self.adapter, self.preprocess, self.device, self.augment = adapter, preprocess, device, augment
         self.spans_processes = device.world > 1 and not local_relations
         self.refreshed = [t.loss for t in losses.values() if type(t.loss).after_step is not Loss.after_step]
         self.seen: list[tuple[Outputs, Outputs]] = []  # of the batches of the step, for the losses that remember
@@ -78,25 +66,29 @@ class Distill:
         """One update of student, head and adapter together."""
 
         def terms() -> Terms:
-            teacher = self.teacher_outputs(batch)
-            images = self.preprocess(seen(batch))
+            images = self.view(batch)
             with self.device.autocast():
                 outputs: Outputs = self.modules["model"](images)
-            embedding = in_relation_precision(outputs.embedding)
-            return self.terms(outputs._replace(embedding=embedding), teacher, batch)
+            return self.terms(outputs, batch)
 
         yield "main", terms
 
-    def terms(self, outputs: Outputs, teacher: Outputs, batch: Batch) -> Terms:
-        """The named, weighted terms of one batch."""
+    def view(self, batch: Batch) -> Tensor:
+        """What the student is shown."""
+        return self.preprocess(self.augment(batch))
+
+    def terms(self, outputs: Outputs, batch: Batch) -> Terms:
+        """The named, weighted terms of what the student and the teacher say of it."""
+        teacher = self.teacher(batch)
         result: Terms = {}
+        outputs = outputs._replace(embedding=in_relation_precision(outputs.embedding))
         for name, (loss, weight) in self.losses.items():
             student = self.adapted(self.watched(name, outputs), loss)
             value = loss(*self.in_scope(loss, student, teacher, batch))
             result[name] = weight * (value.mean() if loss.kind == "pointwise" else value)
-        if self.classifier and self.classifier.weight > 0:
-            value = self.classifier.head.loss(self.watched("cls", outputs).embedding, batch.labels)
-            result["cls"] = self.classifier.weight * value.mean()
+        if self.cls and self.cls.weight > 0:
+            value = self.cls.classes.loss(self.watched("cls", outputs), batch.labels)
+            result["cls"] = self.cls.weight * value.mean()
         if self.refreshed:
             with torch.no_grad():
                 self.seen.append((self.adapted(outputs, self.refreshed[0]), teacher))
@@ -104,17 +96,24 @@ class Distill:
 
     def watched(self, name: str, outputs: Outputs) -> Outputs:
         """The student's outputs as one term sees them: the gradient it sends back is measured on its way."""
-        embedding = outputs.embedding.view_as(outputs.embedding)
-        if embedding.requires_grad:
-            embedding.register_hook(partial(self.note_gradient, name))
-        return outputs._replace(embedding=embedding)
+
+        def view(tensor: Tensor) -> Tensor:
+            seen = tensor.view_as(tensor)
+            if seen.requires_grad:
+                seen.register_hook(partial(self.note_gradient, name))
+            return seen
+
+        logits = None if outputs.logits is None else view(outputs.logits)
+        return Outputs(view(outputs.embedding), tuple(map(view, outputs.features)), logits)
 
     def note_gradient(self, name: str, gradient: Tensor) -> None:
-        """Keep the norm of a term's gradient with respect to the embeddings of this process."""
-        self.norms[name] = gradient.detach().norm() / self.device.world**0.5
+        """Keep the norm of a term's gradient with respect to what it reads, in this process."""
+        norm = gradient.detach().norm() / self.device.world**0.5
+        earlier = self.norms.get(name)
+        self.norms[name] = norm if earlier is None else torch.hypot(earlier, norm)
 
     def measured(self) -> Mapping[str, Tensor]:
-        """Gradient norm of each term since the last call, still on the device."""
+        """Gradient norm of each term with respect to what it reads, since the last call, still on the device."""
         norms, self.norms = self.norms, {}
         return norms
 
@@ -131,21 +130,13 @@ class Distill:
         labels, index, view, position = (gather(t) for t in (batch.labels, batch.index, batch.view, batch.position))
         return Outputs(gather(teacher.embedding)), Batch(batch.images, labels, index, view, position)
 
-    @torch.no_grad()
-    def teacher_outputs(self, batch: Batch) -> Outputs:
-        """The teacher's side of a batch, without gradient."""
-        embedding = self.teacher(batch)
-        if self.centres is None or self.classifier is None:
-            return Outputs(embedding)
-        return Outputs(embedding, logits=self.classifier.scale * linear(normalize(embedding), self.centres))
-
     def adapted(self, outputs: Outputs, loss: Loss) -> Outputs:
-        """The student's side as a loss sees it: at the teacher's width, with logits where it reads them."""
-        logits = None
-        if self.classifier and "logits" in loss.needs:
-            logits = self.classifier.head.cosine_logits(outputs.embedding)
-        embedding = self.adapter(outputs.embedding) if self.adapter else outputs.embedding
-        return outputs._replace(embedding=embedding, logits=logits)
+        """The student's side as a loss sees it: at the teacher's width, with logits, where it reads them."""
+        if self.cls and "logits" in loss.needs:
+            outputs = outputs._replace(logits=self.cls.classes.logits(outputs))
+        if self.adapter and loss.widths == "same":
+            outputs = outputs._replace(embedding=self.adapter(outputs.embedding))
+        return outputs
 
     @torch.no_grad()
     def after_step(self, batch: Batch) -> None:

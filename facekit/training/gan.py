@@ -61,7 +61,7 @@ class Gan:
 
     def phases(self, batch: Batch) -> Iterator[Phase]:
         """One update of the discriminator, one of the generator, on the same images and conditions."""
-        c = F.normalize(self.embeddings(batch))
+        c = F.normalize(self.embeddings(batch).embedding)
         real = resized(to_unit(mirror(batch.images, batch.view)), self.generator.shape.side)
 
         def judge() -> Terms:

@@ -14,7 +14,7 @@ from facekit.alignment.generator import LATENT, SHAPES, Generator
 from facekit.core.checkpoints import load_checkpoint
 from facekit.core.device import Device
 from facekit.core.errors import InputError
-from facekit.models.layouts import adopt
+from facekit.models.adopt import adopt
 from facekit.training.gan import resized, to_pixels
 
 VERB = "fit-generator"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor
 from facekit.core.errors import InputError, UsageError
 from facekit.core.types import Batch
 from facekit.data import batches as module
-from facekit.data.batches import Batches, epoch_order, epoch_views, mix
+from facekit.data.batches import Batches, epoch_crops, epoch_order, epoch_views, mix
 from facekit.data.prefetch import prefetched
 from facekit.data.sources import Source, open_source
 
@@ -127,8 +128,8 @@ def test_the_last_batch_may_be_kept(source: Source) -> None:
 @pytest.mark.parametrize("cache", ["ram", "none"])
 @pytest.mark.parametrize("world", [1, 2, 4])
 def test_slices_of_several_processes_make_up_the_batch(source: Source, cache: str, world: int) -> None:
-    whole = make(source, batch=4, mask=0.5).epoch(1, 1)
-    options = {"batch": 4, "mask": 0.5, "cache": cache, "world": world}
+    whole = make(source, batch=4, mask=0.5, crops=True).epoch(1, 1)
+    options = {"batch": 4, "mask": 0.5, "crops": True, "cache": cache, "world": world}
     slices = [make(source, rank=rank, **options).epoch(1, 1) for rank in range(world)]
     for batch, *parts in zip(whole, *slices, strict=True):
         assert {len(part.index) for part in parts} == {4 // world}
@@ -158,17 +159,91 @@ def test_auto_takes_ram_only_for_a_third_of_what_is_free(source: Source, monkeyp
         assert make(source, batch=2, world=2).cache == "none"  # each would have its own copy
 
 
-def test_nothing_small_is_moved_in_a_step(source: Source) -> None:
+def test_auto_takes_the_device_for_a_quarter_of_its_free_memory(
+    source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = 10 * 24 * 24 * 3
+    for free, cache in ((4 * size, "device"), (4 * size - 1, "ram")):
+        assert make(source, free_bytes=free).cache == cache
+        assert make(source, batch=2, world=2, free_bytes=free).cache == cache  # each process has a device of its own
+        assert make(source, free_bytes=free, cache="none").cache == "none"
+    monkeypatch.setattr(module, "free_ram", lambda: 0)  # what is on the device takes no RAM
+    assert make(source, free_bytes=4 * size).cache == "device"
+    assert make(source, free_bytes=4 * size - 1).cache == "none"
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5])
+def test_an_epoch_on_the_device_is_moved_once_whatever_its_steps(source: Source, batch: int) -> None:
+    moved: list[tuple[int, ...]] = []
+
+    def count(tensor: Tensor) -> Tensor:
+        moved.append(tuple(tensor.shape))
+        return tensor
+
+    batches = make(source, put=count, cache="device", batch=batch, mask=0.5, crops=True)
+    moved.clear()
+    for epoch in (0, 1):
+        stream = batches.epoch(epoch)
+        next(stream)
+        assert sorted(moved) == sorted([(batch,), *[(10,)] * 5])  # position; rows, labels, views, masks, crops
+        assert len(list(stream)) == 10 // batch - 1 and len(moved) == 6
+        moved.clear()
+
+
+def test_pixels_go_to_the_device_in_blocks(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "BLOCK", 3)
     moved: list[int] = []
 
     def count(tensor: Tensor) -> Tensor:
-        moved.append(tensor.numel())
+        moved.append(len(tensor))
         return tensor
 
-    stream = make(source, put=count, cache="device").epoch(0)
-    next(stream)
-    before = len(moved)
-    assert len(list(stream)) == 2 and len(moved) == before
+    pixels = make(source, put=count, cache="device").pixels
+    assert pixels is not None and np.array_equal(pixels.numpy(), source.read(np.arange(10)))
+    assert moved == [0, 3, 3, 3, 1]
+
+
+class Numbered:
+    """Pictures that are filled with their own number."""
+
+    size, labels = (2, 3), np.arange(11) % 3
+
+    def __len__(self) -> int:
+        return 11
+
+    def read(self, index: np.ndarray) -> np.ndarray:
+        return np.broadcast_to(index.astype(np.uint8)[:, None, None, None], (len(index), 2, 3, 3)).copy()
+
+
+@pytest.mark.parametrize("options", [{}, {"crops": True}, {"cache": "device"}])
+def test_golden_batches(options: dict[str, object]) -> None:
+    """Recorded runs depend on them: images, labels, index, view, position and mask of two epochs."""
+    digest = hashlib.sha256()
+    for epoch in (0, 7):
+        for batch in make(Numbered(), mask=0.5, **options).epoch(epoch):  # type: ignore[arg-type]
+            for tensor in tensors(batch._replace(crop=None)):
+                digest.update(tensor.contiguous().numpy().tobytes())
+    assert digest.hexdigest() == "5b4ff4b843672552cfc4e2f1391ff411fb295a21abdbd6d270424d5f45f4a354"
+
+
+@pytest.mark.parametrize("cache", ["ram", "none"])
+def test_reseeded_batches_are_those_of_the_other_seed_and_share_the_pixels(source: Source, cache: str) -> None:
+    first = make(source, cache=cache, mask=0.5, crops=True)
+    before = list(first.epoch(1))
+    other, wanted = first.reseeded(6), make(source, cache=cache, seed=6, mask=0.5, crops=True)
+    assert other.pixels is first.pixels
+    assert all(equal(a, b) for a, b in zip(other.epoch(1), wanted.epoch(1), strict=True))
+    assert all(equal(a, b) for a, b in zip(first.epoch(1), before, strict=True))
+
+
+def test_crop_keys_are_functions_of_seed_epoch_and_image(source: Source) -> None:
+    assert all(batch.crop is None for batch in make(source).epoch(2))
+    for batch in make(source, crops=True).epoch(2):
+        assert batch.crop is not None
+        assert np.array_equal(batch.crop.numpy(), epoch_crops(5, 2, 10)[batch.index.numpy()])
+    keys = [epoch_crops(seed, epoch, 1000) for seed, epoch in ((0, 0), (0, 1), (1, 0))]
+    assert len({*np.concatenate(keys).tolist()}) == 3000
+    assert np.array_equal(epoch_crops(0, 1, 2000)[:1000], keys[1])
 
 
 def test_a_broken_image_is_named_from_a_reader_thread(people: Path, source: Source) -> None:

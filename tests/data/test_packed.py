@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from facekit.core.errors import CorruptFile, FacekitError, InputError, MissingFile, OutputExists, WriteFailed
 from facekit.data.packed import INDEX, PackedSource
@@ -231,3 +232,17 @@ def test_an_image_damaged_inside_the_blob_is_named_when_read(people: Path, tmp_p
     with pytest.raises(InputError, match=r"image 4 \(Bob/Bob_0002.jpg\).*facekit data check"):
         open_source(tmp_path / "pack").read(np.arange(10))
     assert source.names[4] == "Bob/Bob_0002.jpg"
+
+
+def test_images_of_different_sizes_are_packed_as_their_middle_squares(tmp_path: Path) -> None:
+    wide, tall = np.zeros((20, 40, 3), np.uint8), np.zeros((80, 20, 3), np.uint8)
+    wide[:, 10:30], tall[30:50] = 200, 100  # what is outside the middle square is black
+    for name, pixels in (("ann", wide), ("bob", tall), ("cat", np.full((16, 16, 3), 50, np.uint8))):
+        (tmp_path / "faces" / name).mkdir(parents=True)
+        Image.fromarray(pixels).save(tmp_path / "faces" / name / "0.png")
+    with pytest.raises(InputError, match="--kind uint8 --size N"):
+        open_source(tmp_path / "faces")
+    write_pack(open_source(tmp_path / "faces", one_size=False), tmp_path / "pack", kind="uint8", size=20)
+    found = open_source(tmp_path / "pack").read(np.arange(3))
+    assert found.shape == (3, 20, 20, 3)
+    assert [sorted(set(image.ravel().tolist())) for image in found] == [[200], [100], [50]]

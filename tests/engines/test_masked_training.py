@@ -25,6 +25,7 @@ from facekit.data.sources import open_source
 from facekit.data.synth import synthesise
 from facekit.losses import LOSSES, Dims
 from facekit.models import HEADS
+from facekit.training.classes import MarginClasses
 from facekit.training.classify import Classify
 from facekit.training.distill import Distill, WeightedLoss
 from facekit.training.optimisers import build_optimiser
@@ -120,13 +121,17 @@ def sgd(modules: list[nn.Module]) -> torch.optim.Optimizer:
     return build_optimiser("sgd", modules, 0.1, 0.0)
 
 
+def net_with(net: Net) -> Callable[[Tensor], Outputs]:
+    return lambda images: net(PREPROCESS(images))
+
+
 def embed_with(net: Net) -> Callable[[Tensor], Tensor]:
     return lambda images: net(PREPROCESS(images)).embedding.detach()
 
 
 def test_classification_sees_the_masks() -> None:
     net, b, head = Net(), batch(), HEADS["cosface"](4, 3, 0.35, 30.0)
-    ((_, closure),) = Classify(net, head, PREPROCESS, CPU, sgd).phases(b)
+    ((_, closure),) = Classify(net, MarginClasses(head), PREPROCESS, CPU, sgd).phases(b)
     assert b.mask is not None
     images = PREPROCESS(mirror(wear_mask(b.images, b.mask), b.view))
     torch.testing.assert_close(closure()["cls"], cross_entropy(head(net(images).embedding, b.labels), b.labels))
@@ -138,14 +143,14 @@ def test_the_student_sees_the_masks_and_the_teacher_only_where_it_shall() -> Non
     clean, worn = (embed_with(net)(mirror(x, b.view)) for x in (b.images, wear_mask(b.images, b.mask)))
     assert (clean != worn).any(dim=1).tolist() == [True, True, False, False, True]
     table = torch.stack([embed_with(net)(x) for x in (b.images, b.images.flip(-1))], dim=1).numpy()
-    torch.testing.assert_close(CachedTeacher(table, CPU)(b), clean)
-    torch.testing.assert_close(LiveTeacher(embed_with(net), 4, CPU)(b), clean)
-    same = LiveTeacher(embed_with(net), 4, CPU, masked=True)
-    torch.testing.assert_close(same(b), worn)
+    torch.testing.assert_close(CachedTeacher(table, CPU)(b).embedding, clean)
+    torch.testing.assert_close(LiveTeacher(net_with(net), CPU)(b).embedding, clean)
+    same = LiveTeacher(net_with(net), CPU, masked=True)
+    torch.testing.assert_close(same(b).embedding, worn)
     # A student that is its teacher has nothing to learn where both see the same.
     student = Net(seed=1)
     losses = {"fcd": WeightedLoss(LOSSES["fcd"](Dims(4, 4), {}, {}), 1.0)}
-    for teacher, learns in ((same, False), (LiveTeacher(embed_with(net), 4, CPU), True)):
+    for teacher, learns in ((same, False), (LiveTeacher(net_with(net), CPU), True)):
         ((_, closure),) = Distill(student, teacher, losses, PREPROCESS, CPU, sgd).phases(b)
         assert (float(closure()["fcd"].detach()) > 1e-4) == learns
 

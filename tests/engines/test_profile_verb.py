@@ -39,7 +39,7 @@ def test_a_file_beats_a_backbone_of_the_same_name(
 
 
 def test_neither_name_nor_file() -> None:
-    with pytest.raises(UsageError, match=r"unknown backbone or file 'mbf_hal'. Did you mean 'mbf_half'\?"):
+    with pytest.raises(UsageError, match=r"unknown network or file 'mbf_hal'. Did you mean 'mbf_half'\?"):
         profile.run(ProfileConfig(model="mbf_hal"))
     with pytest.raises(MissingFile, match=r"runs/mbf does not exist; give a run folder"):
         profile.run(ProfileConfig(model="runs/mbf"))

@@ -215,6 +215,28 @@ def test_a_run_in_a_line(run: Cli) -> None:
     assert line.split()[:9] == ["one", "distill", "fcd", "mbf_nano", "3", "done", "2/4", "30.0", "72.5"]
 
 
+def test_a_classifier_is_listed_by_its_accuracy(run: Cli) -> None:
+    folder = make_run(Path("runs/one"), architecture={"name": "resnet8", "embedding": 64, "classes": ["cat", "dog"]},
+                      data={"images": 40, "identities": 2}, parameters=7)  # fmt: skip
+    rows = [{"step": 10 * k, "epoch": k, "dev": {"top1": 0.4 + k / 10}} for k in (1, 2)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    meta = {"files": {}, "weights_sha256": "aa", "epoch": 2, "dev": {"top1": 0.6, "top5": 0.9}, "config": {}}
+    write(folder / "checkpoints" / "best" / "run.json", meta)
+    row = {"benchmark": "classes:test", "variant": "plain", "score": "raw", "metric": "top1", "at": None, "value": 0.61,
+           "low": 0.55, "high": 0.66, "status": "ok"}  # fmt: skip
+    document = {"schema": "facekit.results/1", "models": [{"sha256": "aa"}], "rows": [row, {**row, "metric": "ece"}]}
+    write(folder / "results.json", document)
+    facts = listed(run)["one"]
+    assert facts["dev"] == {"metric": "top1", "value": 0.6, "epoch": 2}
+    assert (facts["test"]["metric"], facts["test"]["value"]) == ("top1", 0.61)
+    _, out, _ = run("list")
+    assert "dev: top1" in out and "test: top1 on classes:test, plain" in out and "61.0 (55.0..66.0)b" in out
+    _, out, _ = run("show", "runs/one")
+    for text in ("40 images of 2 classes", "top1 ▁█ last 60.0 %, best 60.0 % in epoch 2", "top1 61.0 (55.0..66.0)"):
+        assert text in out
+    assert "people" not in out and "ece" not in out
+
+
 @pytest.mark.parametrize(("sha", "mark"), [("aa", ""), ("bb", "b"), ("cc", "*")])
 def test_results_of_other_weights_are_marked(sha: str, mark: str, run: Cli) -> None:
     folder = make_run(Path("runs/one"))

@@ -105,6 +105,7 @@ class ToyModel:
     parameters: int = 250
     path: str = "toy.pt"
     calls: int = 0
+    classes: tuple[str, ...] = ()
 
     @property
     def sha256(self) -> str:
@@ -120,6 +121,11 @@ class ToyModel:
         # Noise that depends on the image alone, so that an image always gets the same embedding.
         noise = torch.sin(clean * 12.9898 + self.seed) * 74.0
         return (clean + self.blur * noise)[:, : self.width]
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Inner products with the faces of ``toy_source(len(classes), ..., seed=0)``."""
+        faces = np.random.default_rng(0).uniform(67, 187, (len(self.classes), 8, 8, 3)).transpose(0, 3, 1, 2)
+        return self.embed(images) @ torch.from_numpy(faces - 127.5).float().flatten(1).T / 1e4
 
     def macs(self) -> int:
         return 12_345

@@ -20,11 +20,17 @@ from facekit.core.runfolder import StoredRun
 from facekit.data.pairs import PairSet
 from facekit.evaluation import compare as c
 from facekit.evaluation import verification as v
+from facekit.evaluation.classification import Judged, draw_top
+from facekit.evaluation.imagedraws import ImageBootstrap
 from facekit.evaluation.pairwise import bootstrap
 from facekit.evaluation.statistics import Difference, IdentityBootstrap, Interval, bootstrap_p, holm
 from facekit.evaluation.versus import draw_tar
 
 FARS = (0.1, 0.01)
+
+
+def points(*fars: float) -> list[c.Point]:
+    return [("tar@far", far) for far in fars]
 
 
 def network(name: str, seed: int | None, **options: Any) -> c.Network:
@@ -160,10 +166,10 @@ def test_identical_networks_differ_by_exactly_nothing(make_all_pairs: Callable[.
     pairs = make_all_pairs()
     boot = boot_of(pairs)
     one = draw_tar(noisy(pairs, 80, 1), pairs.same, FARS, boot)
-    table = c.standings(arms_of(1, 1), [one, one], FARS, boot)
+    table = c.standings(arms_of(1, 1), [one, one], points(*FARS), boot)
     for point in table[1]:
-        assert point.change is not None and point.mean == table[0][FARS.index(point.at)].mean
-        assert point.change.people == Difference(0.0, -3 / 30, 3 / 30, 0.0, 3 / 30)
+        assert point.change is not None and point.mean == table[0][FARS.index(point.at or 0)].mean
+        assert point.change.paired == Difference(0.0, -3 / 30, 3 / 30, 0.0, 3 / 30)
         assert point.change.p == 1.0
     finding = c.judge(arms_of(1, 1), {"own": table}, 0, "")["own"][1]
     assert finding is not None and finding.word == "undecided" and finding.sentence.startswith("UNDECIDED: 0.0 points")
@@ -173,7 +179,7 @@ def test_an_arm_is_the_mean_of_its_seeds_in_every_draw(make_all_pairs: Callable[
     pairs = make_all_pairs()
     boot = boot_of(pairs)
     measured = [draw_tar(noisy(pairs, 80, seed), pairs.same, FARS, boot) for seed in range(5)]
-    point = c.standings(arms_of(2, 3), measured, FARS, boot)[1][0]
+    point = c.standings(arms_of(2, 3), measured, points(*FARS), boot)[1][0]
     tar = [m.observed[0].value for m in measured]
     assert point.values == tuple(tar[2:]) and point.mean == pytest.approx(np.mean(tar[2:]))
     assert point.sd == pytest.approx(np.std(tar[2:], ddof=1))
@@ -182,8 +188,8 @@ def test_an_arm_is_the_mean_of_its_seeds_in_every_draw(make_all_pairs: Callable[
         [np.mean([m.drawn[0][r] for m in measured[2:]]) - np.mean([m.drawn[0][r] for m in measured[:2]])
          for r in range(300)]
     )  # fmt: skip
-    assert point.change.people.value == pytest.approx(np.mean(tar[2:]) - np.mean(tar[:2]))
-    assert (point.change.people.low, point.change.people.high) == pytest.approx(
+    assert point.change.paired.value == pytest.approx(np.mean(tar[2:]) - np.mean(tar[:2]))
+    assert (point.change.paired.low, point.change.paired.high) == pytest.approx(
         tuple(np.percentile(written_out, [2.5, 97.5]))
     )
     assert point.change.seeds.seeds == (0, 1)
@@ -199,7 +205,7 @@ def test_a_planted_better_arm_is_found_and_an_equal_one_is_not(
     arms = arms_of(3, 3, 3)
     measured = [draw_tar(noisy(pairs, noise, 10 * a + seed), pairs.same, (0.05,), boot)
                 for a, noise in enumerate((120, 120, 60)) for seed in range(3)]  # fmt: skip
-    table = c.standings(arms, measured, (0.05,), boot)
+    table = c.standings(arms, measured, points(0.05), boot)
     _, equal, better = c.judge(arms, {"own": table}, 0, "")["own"]
     assert equal is not None and better is not None
     assert (equal.word, better.word) == ("undecided", "better")
@@ -212,7 +218,7 @@ def test_what_cannot_be_measured_is_said_and_not_compared(make_pair_list: Callab
     pairs = make_pair_list(200)
     boot = boot_of(pairs)
     measured = [draw_tar(noisy(pairs, 50, seed), pairs.same, (1e-4, 0.1), boot) for seed in range(2)]
-    missing, there = c.standings(arms_of(1, 1), measured, (1e-4, 0.1), boot)[1]
+    missing, there = c.standings(arms_of(1, 1), measured, points(1e-4, 0.1), boot)[1]
     assert (missing.mean, missing.change, missing.status) == (None, None, "not_measurable")
     assert there.change is not None and there.values
 
@@ -252,7 +258,7 @@ def test_the_words(given: c.Change, p: float, word: str) -> None:
 
 
 def test_nothing_is_decided_on_too_few_false_accepts() -> None:
-    point = c.Standing(0.1, (0.5,), 0.5, None, 0.4, 0.6, "ok", "", change(0.2, 0.1, 0.3, (0.2,)))
+    point = c.Standing("tar@far", 0.1, (0.5,), 0.5, None, 0.4, 0.6, "ok", "", change(0.2, 0.1, 0.3, (0.2,)))
     arms = arms_of(1, 1)
     control = dataclasses.replace(point, change=None)
     sure = c.judge(arms, {"own": [[control], [point]]}, 0, "")["own"][1]
@@ -262,11 +268,58 @@ def test_nothing_is_decided_on_too_few_false_accepts() -> None:
 
 
 def test_holm_covers_both_ways_of_trying() -> None:
-    point = c.Standing(0.1, (0.5,), 0.5, None, 0.4, 0.6, "ok", "", change(0.2, 0.1, 0.3, (0.2,), p=0.03))
+    point = c.Standing("tar@far", 0.1, (0.5,), 0.5, None, 0.4, 0.6, "ok", "", change(0.2, 0.1, 0.3, (0.2,), p=0.03))
     rows = [[dataclasses.replace(point, change=None)], [point]]
     findings = c.judge(arms_of(1, 1), {"own": rows, "common": rows}, 0, "")
     assert [row[1].p_holm for row in findings.values() if row[1]] == [0.06, 0.06]
     assert {row[1].word for row in findings.values() if row[1]} == {"undecided"}
+
+
+# --- closed sets -------------------------------------------------------------------------------------------------
+
+
+def judged(right: np.ndarray, classes: int = 10) -> Judged:
+    """A network that is right where ``right`` says, and second elsewhere."""
+    return Judged(np.where(right, 0, 7), np.zeros(len(right)), np.ones(len(right)), classes)
+
+
+def test_accuracies_are_compared_image_by_image() -> None:
+    rng = np.random.default_rng(0)
+    base = rng.random(600) < 0.7
+    gained = base | (rng.random(600) < 0.2)
+    boot = ImageBootstrap(600, draws=400, seed=5)
+    rates = [draw_top(judged(right), boot) for right in (base, base, gained)]
+    table = c.standings(arms_of(1, 1, 1), rates, [("top1", None), ("top5", None)], boot)
+    drawn = np.random.default_rng(5).integers(0, 600, (400, 600))  # every draw written out
+    for right, row in zip((base, base, gained), table, strict=True):
+        assert (row[0].metric, row[0].at, row[0].mean) == ("top1", None, pytest.approx(right.mean()))
+        assert (row[0].low, row[0].high) == pytest.approx(tuple(np.percentile(right[drawn].mean(axis=1), [2.5, 97.5])))
+    same, better = table[1][0].change, table[2][0].change
+    assert same is not None and better is not None
+    assert (same.paired.value, same.paired.low, same.paired.high) == (0.0, -3 / 600, 3 / 600), "the rule of three"
+    written_out = (gained.astype(float) - base)[drawn].mean(axis=1)
+    assert (better.paired.low, better.paired.high) == pytest.approx(tuple(np.percentile(written_out, [2.5, 97.5])))
+    assert better.p == bootstrap_p(written_out)
+    _, undecided, found = c.judge(arms_of(1, 1, 1), {"own": table}, 0, "")["own"]
+    assert undecided is not None and found is not None
+    assert (undecided.word, found.word) == ("undecided", "better")
+    assert "takes a true difference of 0.5 points" in undecided.sentence
+
+
+def test_seeds_are_paired_by_their_number() -> None:
+    right = np.random.default_rng(1).random((6, 500)) < np.array([0.5, 0.6, 0.7, 0.53, 0.63, 0.73])[:, None]
+    boot = ImageBootstrap(500, draws=200, seed=0)
+    arms = [c.Arm("a", {}, (0, 1, 2), (4, 5, 6)), c.Arm("b", {}, (5, 3, 4), (6, 4, 5))]
+    row = c.standings(arms, [draw_top(judged(r, 3), boot) for r in right], [("top1", None)], boot)[1][0]
+    mean = right.mean(axis=1)
+    assert row.values == pytest.approx(mean[[5, 3, 4]]) and row.mean == pytest.approx(mean[3:].mean())
+    assert row.change is not None and row.change.seeds.seeds == (4, 5, 6)
+    changes = mean[3:] - mean[:3]
+    assert row.change.seeds.changes == pytest.approx(changes)
+    assert row.change.seeds.sd == pytest.approx(np.std(changes, ddof=1))
+    ups, sd = int((changes > 0).sum()), 100 * np.std(changes, ddof=1)
+    said = f"up on {ups} of 3 seeds ({100 * changes.mean():+.1f} points, sd {sd:.1f})"
+    assert row.change.seeds.describe() == said
 
 
 # --- documents -------------------------------------------------------------------------------------------------
@@ -304,7 +357,7 @@ def run(
     for blur, arm in ((0.1, "control"), (3.0, "noisy")):
         for seed in (0, 1):
             name = f"{arm}-{seed}"
-            models[name] = toy_model(name, seed=seed + 1, blur=blur)
+            models[name] = toy_model(name, seed=seed + 1, blur=blur, classes=tuple(f"P{i:02d}" for i in range(24)))
             folder = Path(name)
             folder.mkdir()
             config = {"method": ["fcd"], "noise": blur, "seed": seed, "out": name}
@@ -400,6 +453,62 @@ def test_what_cannot_be_compared_is_refused_in_a_sentence(
     status, out, err = run(*words)
     assert (status, out) == (code, "")
     assert says in err and "Traceback" not in err
+
+
+CLASSES = ("--benchmark", "classes:images")
+
+
+def test_classes_are_compared_by_the_same_arms_and_words(run: Cli) -> None:
+    code, out, err = run(*ALL, *CLASSES, "--json", "--out", "cmp")
+    assert code == 0, err
+    content = json.loads(out)
+    assert (content["metric"], content["leading"], content["ci_method"]) == ("top1", None, "image_bootstrap")
+    assert content["benchmark"]["images"] == 96 and len(content["benchmark"]["classes"]) == 24
+    assert [(f["arm"], f["way"], f["word"]) for f in content["findings"]] == [("noise=3", "own gallery", "worse")]
+    assert [(row["arm"], row["metric"]) for row in content["numbers"]] == [
+        ("noise=0.1", "top1"), ("noise=0.1", "top5"), ("noise=3", "top1"), ("noise=3", "top5"),
+    ]  # fmt: skip
+    worse = content["numbers"][2]
+    assert worse["change"]["images"]["high"] < 0 and worse["change"]["seeds"]["seeds"] == [0, 1]
+    assert len(worse["values"]) == 2 and worse["sd"] is not None and "people" not in worse["change"]
+    rows = list(csv.DictReader(Path("cmp/compare.csv").read_text().splitlines()))
+    assert float(rows[2]["change.images.high"]) == pytest.approx(worse["change"]["images"]["high"])
+
+
+def test_the_page_of_classes_speaks_of_images(run: Cli) -> None:
+    code, out, _ = run(*ALL, *CLASSES)
+    assert code == 0
+    for text in ("96 images of 24 classes", "noise=3, at top-1 accuracy: WORSE: -", "accuracy %", "top-5 accuracy",
+                 "images drawn with replacement", "up on 0 of 2 seeds"):  # fmt: skip
+        assert text in out
+    assert "people" not in out and "FAR" not in out and "flip" not in out
+
+
+def test_a_network_without_classes_is_refused(run: Cli) -> None:
+    code, _, err = run("control-0", "teacher.onnx", *CLASSES)
+    assert code == 1 and "gives embeddings only" in err
+    code, _, err = run("control-0", "noisy-0", *CLASSES, "--gallery", "teacher.onnx")
+    assert code == 2 and "--gallery is for pairs" in err
+    code, _, err = run("control-0", "noisy-0", "--benchmark", "retrieval:images")
+    assert code == 1 and "query" in err
+
+
+def test_accuracies_of_documents_stand_side_by_side(run: Cli) -> None:
+    for name, value in (("control-0", 0.9), ("noisy-0", 0.8)):
+        row = {"benchmark": "classes:test", "variant": "plain", "metric": "top1", "score": "raw", "at": None}
+        content = {
+            "schema": "facekit.results/1",
+            "benchmarks": [{"name": "classes:test", "images_fingerprint": "f"}],
+            "rows": [
+                {**row, "value": value, "low": value - 0.01, "high": value + 0.01},
+                {**row, "metric": "ece", "value": 1},
+            ],
+        }
+        Path(name, "results.json").write_text(json.dumps(content))
+    code, out, _ = run("control-0", "noisy-0")
+    assert (
+        code == 0 and "90.0 (89.0..91.0)" in out and "80.0 (79.0..81.0)" in out and "top1" in out and "ece" not in out
+    )
 
 
 def test_too_few_draws_for_so_many_arms_are_said(run: Cli, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,6 +99,17 @@ def test_draws_are_seeded_and_draw_everybody_once_on_average() -> None:
     assert np.all(m.sum(axis=0) == 50)
 
 
+@pytest.mark.parametrize(("people", "draws"), [(1, 9), (7, 1000), (333, 50), (2001, 9)])
+def test_draws_do_not_depend_on_how_many_are_made_at_once(
+    people: int, draws: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = np.random.default_rng(3).integers(0, people, (draws, people))
+    written_out = np.stack([np.bincount(draw, minlength=people) for draw in chosen], axis=1)
+    for cells in (1 << 20, 1000, 1):
+        monkeypatch.setattr(s, "_CELLS", cells)
+        assert np.array_equal(s.draw_identities(people, draws, 3), written_out)
+
+
 def test_draws_without_any_genuine_pair_are_left_out() -> None:
     # Two people, only the first has a genuine pair: a quarter of the draws hold the second person alone.
     left, right = np.array([0, 0]), np.array([0, 1])

@@ -33,7 +33,7 @@ RELATIONS = {
 
 
 def close(value: Tensor | float, wanted: float) -> bool:
-    return abs(float(torch.as_tensor(value).detach()) - wanted) <= 1e-12 * max(1.0, abs(wanted))
+    return abs(float(torch.as_tensor(value, dtype=torch.float64).detach()) - wanted) <= 1e-12 * max(1.0, abs(wanted))
 
 
 def outputs(embedding: Tensor) -> Outputs:

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from facekit.core.errors import InputError
 from facekit.models import build_backbone
+from facekit.models.adopt import adopt
 from facekit.models.iresnet import IResNet
-from facekit.models.layouts import adopt, import_checkpoint, read_shape
+from facekit.models.layouts import import_checkpoint, read_shape
 from facekit.models.mbf import SHAPES, MobileFaceNet, Shape
 
 TINY = Shape((8, 8, 12, 12), (6, 10, 14, 16, 18, 20), 8, (1, 2, 1, 1), 24)

@@ -125,7 +125,7 @@ def test_the_phases_hold_the_terms_of_the_method() -> None:
     gan, batch = task(GanSettings(identity_weight=3.0, r1=2.0, r1_every=4)), first_batch()
     phases = dict(gan.phases(batch))
     assert list(phases) == ["discriminator", "generator"]
-    c = normalize(gan.embeddings(batch))
+    c = normalize(gan.embeddings(batch).embedding)
     torch.manual_seed(5)
     terms = phases["generator"]()
     torch.manual_seed(5)

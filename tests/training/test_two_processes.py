@@ -22,7 +22,8 @@ from facekit.core.types import Batch, Outputs
 from facekit.data.batches import Batches
 from facekit.losses import LOSSES, Dims
 from facekit.models import HEADS
-from facekit.training.distill import Classifier, Distill, WeightedLoss
+from facekit.training.classes import ClassTerm, MarginClasses
+from facekit.training.distill import Distill, WeightedLoss
 from facekit.training.optimisers import build_optimiser
 from facekit.training.teachers import CachedTeacher
 from tests.launch import Launched
@@ -60,8 +61,8 @@ class Net(nn.Module):
 class ExactTeacher(CachedTeacher):
     """The cache is float32; sums of it shall not be."""
 
-    def __call__(self, batch: Batch) -> Tensor:
-        return super().__call__(batch).double()
+    def __call__(self, batch: Batch) -> Outputs:
+        return Outputs(super().__call__(batch).embedding.double())
 
 
 def unit(rows: int, seed: int) -> Tensor:
@@ -91,7 +92,7 @@ def build(device: Device, local_relations: bool) -> Distill:
         Preprocess(size=(4, 4), embedding=4),
         device,
         lambda modules: build_optimiser("sgd", modules, 0.05, 1e-3),
-        Classifier(head, 0.5, None, 8.0),
+        ClassTerm(MarginClasses(head), 0.5),
         nn.Linear(4, 6, bias=False).double(),
         local_relations,
     )
