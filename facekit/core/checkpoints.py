@@ -306,6 +306,27 @@ def load_checkpoint(path: Path | str) -> Checkpoint:
     return Checkpoint(tensors, meta, path)
 
 
+def is_route_state(path: Path) -> bool:
+    """True for a file of weights that lies beside the list of a route."""
+    return path.suffix == ".safetensors" and (path.parent / ROUTE_LIST).is_file()
+
+
+def load_route_state(path: Path) -> Checkpoint:
+    """One state of a route as a network of its own, its hash verified; ``meta`` is what the route says of its training.
+
+    Raises CorruptFile for another hash, InputError for a file or a list that does not say what it is.
+    """
+    listing = read_json(path.parent / ROUTE_LIST)
+    try:
+        (wanted,) = (state["sha256"] for state in listing["states"] if state["file"] == path.name)
+        about = dict(listing["about"])
+    except (KeyError, TypeError, ValueError):
+        raise InputError(f"{path.parent / ROUTE_LIST} does not describe {path.name}; record the route again") from None
+    if sha256_file(path) != wanted:
+        raise CorruptFile(f"{path} differs from its hash in {ROUTE_LIST}: it is damaged or was replaced")
+    return Checkpoint(read_tensors(path)[0], about, path)
+
+
 def _verify(folder: Path, file: str) -> dict[str, Any]:
     if not (folder / META).is_file():
         raise MissingFile(f"{folder} holds no checkpoint; train first, or give another run folder")

@@ -14,7 +14,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from facekit.core.checkpoints import WEIGHTS, Checkpoint, is_run, load_checkpoint, read_tensors, state_hash
+from facekit.core.checkpoints import (
+    WEIGHTS,
+    Checkpoint,
+    is_route_state,
+    is_run,
+    load_checkpoint,
+    load_route_state,
+    read_tensors,
+    state_hash,
+)
 from facekit.core.device import Device
 from facekit.core.errors import InputError, MissingFile, unknown_name
 from facekit.core.preprocess import PerChannel, Preprocess
@@ -246,9 +255,9 @@ class Stored:
 
 
 def read_network(path: Path) -> Stored:
-    """A run folder, one of its checkpoints or a file of weights -> a network with its weights, no input table needed.
+    """A run folder, one of its checkpoints, a state of its route, or a file of weights -> a network with its weights.
 
-    Raises MissingFile, CorruptFile, or InputError with the first key that does not fit.
+    No input table is needed. Raises MissingFile, CorruptFile, or InputError with the first key that does not fit.
     """
     if not path.exists():
         raise MissingFile(f"{path} does not exist; give a run folder, a file of weights, or an .onnx file")
@@ -257,6 +266,8 @@ def read_network(path: Path) -> Stored:
     try:
         if path.is_dir():
             return _read_checkpoint(load_checkpoint(path))
+        if is_route_state(path):
+            return _read_checkpoint(load_route_state(path))
         content, _ = read_tensors(path)
         found = import_checkpoint(content)
     except InputError as error:
