@@ -472,9 +472,10 @@ class StudentOptions(Config):
         ("fcd",),
         "loss terms joined by +. fcd (stable, after the abstract of arXiv 2204.05502): match normalised embeddings, "
         "labels not needed; rad (lab, after the same abstract): match relations to mined identities; rad.inbatch "
-        "(control): to the batch; cls: classification; kd (after arXiv 1503.02531): match softened class scores; hint, "
-        "sp.*, rkd.*: their published kin; cc.* (lab, after arXiv 1904.01802): match kernels of the batch, each name "
-        "one of the formulas published as CC; coupleface is fcd+rad, cckd is cls+kd+cc.taylor",
+        "(control): to the batch; cls: classification; kd (stable on closed sets, after arXiv 1503.02531): match "
+        "softened class scores; sp.gram (stable on closed sets), sp.feature, rkd.*, hint (lab): their published kin; "
+        "cc.* (lab, after arXiv 1904.01802): match kernels of the batch, each name one formula published as CC; "
+        "coupleface is fcd+rad, cckd cls+kd+cc.taylor",
         separator="+",
     )
     weights: tuple[str, ...] = option(
