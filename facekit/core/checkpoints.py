@@ -332,6 +332,8 @@ def _verify(folder: Path, file: str) -> dict[str, Any]:
         raise MissingFile(f"{folder} holds no checkpoint; train first, or give another run folder")
     meta = read_json(folder / META)
     wanted = meta.get("files", {}).get(file) if isinstance(meta, dict) else None
+    if wanted is None and isinstance(meta, dict) and "schema" in meta:  # the run.json of a run, not of a checkpoint
+        raise MissingFile(f"{folder} holds no checkpoint yet (the run is {meta.get('status')}); let it save one first")
     if wanted is None:
         raise MissingFile(f"{folder / META} lists no {file}: this checkpoint cannot be used for that")
     if sha256_file(folder / file) != wanted:

@@ -16,6 +16,7 @@ import torch
 from facekit.core import checkpoints, files
 from facekit.core.checkpoints import CheckpointStore, join_tree, load_checkpoint, read_tensors, split_tree, state_hash
 from facekit.core.errors import CorruptFile, InputError, MissingFile, WriteFailed
+from facekit.core.files import write_json
 
 WEIGHTS = {"a": torch.arange(6.0).view(2, 3).T, "b": torch.ones(2, dtype=torch.int64)}
 
@@ -167,4 +168,10 @@ def test_missing_things_are_named(tmp_path: Path) -> None:
     with pytest.raises(MissingFile, match="does not exist"):
         read_tensors(tmp_path / "no.pt")
     with pytest.raises(MissingFile, match="no checkpoint"):
+        load_checkpoint(tmp_path)
+
+
+def test_a_run_without_a_checkpoint_says_so(tmp_path: Path) -> None:
+    write_json(tmp_path / "run.json", {"schema": "facekit.run/1", "status": "running"})
+    with pytest.raises(MissingFile, match="holds no checkpoint yet .the run is running."):
         load_checkpoint(tmp_path)
