@@ -66,7 +66,8 @@ route rco-restart --epochs $((epochs / 4)) --interval $((epochs / 4)) --control 
 route rco-onestage --epochs "$epochs" --interval $((epochs / 4)) --strategy one-stage
 route rco-gs --epochs $((epochs / 4)) --strategy gs --delta 1.5 --max-anchors 4
 
-# 4. One look at the test images, each arm beside its control.
+# 4. One look at the test images: the teacher, then each arm beside its control.
+facekit align-eval --model "$out/teacher" --benchmark "classes:$out/test" --out "$out/compare/teacher"
 compare() {
     local runs=()
     for arm in "${@:2}"; do

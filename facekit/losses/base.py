@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -50,6 +50,19 @@ class Loss(nn.Module):
 
     def after_step(self, student: Outputs, teacher: Outputs, batch: Batch) -> None:
         """Refresh banks from the whole batch of the step (all processes); most losses remember nothing."""
+
+
+class BatchRelation(Loss):
+    """A scalar of the embeddings of the whole batch, by one function of the two sides that takes no options."""
+
+    kind: ClassVar = "relational"
+    scope: ClassVar = "global"
+    measure: ClassVar[Callable[..., Tensor]]  # (student [B,D_s], teacher [B,D_t]) -> scalar; static
+
+    def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
+        """A scalar."""
+        with torch.autocast(student.embedding.device.type, enabled=False):
+            return type(self).measure(student.embedding, teacher.embedding)
 
 
 def check_pair(student: Tensor, teacher: Tensor, what: str) -> None:

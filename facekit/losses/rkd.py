@@ -12,15 +12,14 @@ that nothing has B^3. The gradient is summed up in the same pass: what a pass ba
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import smooth_l1_loss
 
-from facekit.core.types import Batch, Outputs
-from facekit.losses.base import Loss, check_pair, check_samples, in_relation_precision
+from facekit.losses.base import BatchRelation, check_pair, check_samples, in_relation_precision
 from facekit.losses.distances import distances
 
 CHUNK = 2**19
@@ -147,25 +146,13 @@ class Slope(NamedTuple):
         return (gram + gram.t()) @ (rows - rows.mean(dim=0))
 
 
-class RelationalDistances(Loss):
+class RelationalDistances(BatchRelation):
     """``rkd.distance``: relational, over the global batch."""
 
-    kind: ClassVar = "relational"
-    scope: ClassVar = "global"
-
-    def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
-        """A scalar."""
-        with torch.autocast(student.embedding.device.type, enabled=False):
-            return relational_distances(student.embedding, teacher.embedding)
+    measure = staticmethod(relational_distances)
 
 
-class RelationalAngles(Loss):
+class RelationalAngles(BatchRelation):
     """``rkd.angle``: relational, over the global batch."""
 
-    kind: ClassVar = "relational"
-    scope: ClassVar = "global"
-
-    def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
-        """A scalar."""
-        with torch.autocast(student.embedding.device.type, enabled=False):
-            return relational_angles(student.embedding, teacher.embedding)
+    measure = staticmethod(relational_angles)

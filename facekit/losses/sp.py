@@ -7,13 +7,11 @@ embedding): the rows of the Gram matrix G = F F^T are made unit rows, and SP = 1
 
 from __future__ import annotations
 
-from typing import ClassVar
+from functools import partial
 
-import torch
 from torch import Tensor
 
-from facekit.core.types import Batch, Outputs
-from facekit.losses.base import Loss, check_pair, check_samples, in_relation_precision, unit_rows
+from facekit.losses.base import BatchRelation, check_pair, check_samples, in_relation_precision, unit_rows
 from facekit.losses.cc import correlation_congruence
 
 
@@ -29,25 +27,13 @@ def similarity_of_gram(student: Tensor, teacher: Tensor) -> Tensor:
     return (s - t).square().mean()
 
 
-class GramSimilarity(Loss):
+class GramSimilarity(BatchRelation):
     """``sp.gram``: relational, over the global batch."""
 
-    kind: ClassVar = "relational"
-    scope: ClassVar = "global"
-
-    def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
-        """A scalar."""
-        with torch.autocast(student.embedding.device.type, enabled=False):
-            return similarity_of_gram(student.embedding, teacher.embedding)
+    measure = staticmethod(similarity_of_gram)
 
 
-class FeatureSimilarity(Loss):
+class FeatureSimilarity(BatchRelation):
     """``sp.feature``: relational, over the global batch."""
 
-    kind: ClassVar = "relational"
-    scope: ClassVar = "global"
-
-    def forward(self, student: Outputs, teacher: Outputs, batch: Batch) -> Tensor:
-        """A scalar."""
-        with torch.autocast(student.embedding.device.type, enabled=False):
-            return correlation_congruence(student.embedding, teacher.embedding, kernel="bilinear")
+    measure = staticmethod(partial(correlation_congruence, kernel="bilinear"))
