@@ -25,6 +25,8 @@ def table_of_benches() -> dict[str, Callable[[], Row]]:
     """All benches; imported late so that --help is quick."""
     from bench import (
         alignment,
+        audit,
+        coder,
         congruence,
         heads,
         ijb,
@@ -35,6 +37,7 @@ def table_of_benches() -> dict[str, Callable[[], Row]]:
         sampling,
         small_nets,
         steps,
+        twins,
     )
 
     return {
@@ -54,6 +57,13 @@ def table_of_benches() -> dict[str, Callable[[], Row]]:
         "ijb_pairs": ijb.ijb_pairs,
         "roc_many": megaface.roc_many,
         "dao_bank": alignment.dao_bank,
+        "audit_embeddings": audit.audit_embeddings,
+        "twin_step": twins.twin_step,
+        "coder_encode": coder.coder_encode,
+        "coder_decode": coder.coder_decode,
+        "coder_rounding": coder.coder_rounding,
+        "coder_reference": coder.coder_reference,
+        "coder_first_call": coder.coder_first_call,
         "cc_torchdistill": congruence.cc_torchdistill,
         "rkd_torchdistill": congruence.rkd_torchdistill,
         "sp_torchdistill": congruence.sp_torchdistill,

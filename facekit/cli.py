@@ -180,6 +180,7 @@ def build_app(words: Collection[str] | None = None) -> typer.Typer:
     add(data, "check", configs.CheckConfig, "data:check")
     add(data, "pairs", configs.PairsConfig, "pairs:run")
     add(data, "synth", configs.SynthConfig, "data:synth")
+    add(data, "noise", configs.NoiseConfig, "noise:run")
 
     head = grouped("head", "Merge and slice margin heads of many GPUs.", no_args_is_help=True)
     add(head, "merge", configs.HeadMergeConfig, "head:merge_shards")
@@ -197,6 +198,13 @@ def build_app(words: Collection[str] | None = None) -> typer.Typer:
     add(align, "bank", configs.BankConfig, "bank:run")
     add(align, "fit-estimator", configs.FitEstimatorConfig, "fit_estimator:run")
     add(align, "fit-generator", configs.FitGeneratorConfig, "fit_generator:run")
+
+    autoweight = grouped("autoweight", "Learn how much each training sample counts, and use it.", no_args_is_help=True)
+    add(autoweight, "search", configs.PolicySearchConfig, "autoweight:search")
+    add(autoweight, "apply", configs.PolicyApplyConfig, "autoweight:apply")
+    add(autoweight, "compare", configs.WeightersConfig, "weighters:run")
+    add(autoweight, "show", configs.PolicyShowConfig, "policy_show:run")
+    add(autoweight, "audit", configs.AuditConfig, "audit:run")
 
     runs = grouped("runs", "Look through runs: list, show, compare.", no_args_is_help=True)
     add(runs, "list", configs.RunsListConfig, "runs:list_runs")

@@ -25,7 +25,7 @@ Backbone = Literal[
 ]  # fmt: skip
 Classifier = Literal[
     "resnet8", "resnet14", "resnet20", "resnet32", "resnet44", "resnet56", "resnet110", "resnet8x4", "resnet32x4",
-    "wrn16_1", "wrn16_2", "wrn40_1", "wrn40_2", "mobilenetv2_half", "resnet18", "resnet34", "resnet50",
+    "wrn16_1", "wrn16_2", "wrn40_1", "wrn40_2", "mobilenetv2_half", "conv3", "resnet18", "resnet34", "resnet50",
 ]  # fmt: skip
 Head = Literal["arcface", "arcface_exact", "cosface", "adaface"]
 Term = Literal[
@@ -45,6 +45,13 @@ Reduce = Literal["single", "centre", "max"]
 Condition = Literal["mask", "lowres", "blur", "dark", "grey", "jpeg"]
 BankKind = Literal["cohort", "train", "latentmix", "cgan", "noise"]
 NoiseList = Literal["original", "cleaned", "insightface"]
+Weighting = Literal[
+    "uniform", "clean_only", "focal", "self_paced", "small_loss", "coteaching", "l2rw", "mwnet", "fixed", "random",
+    "law",
+]  # fmt: skip
+Row = Literal[Weighting, "uniform+clean"]
+Feature = Literal["loss", "loss_abs", "loss_norm", "probs", "entropy", "entropy_norm", "similarity", "label"]
+NoiseKind = Literal["sym", "flip", "longtail", "face-id", "face-image"]
 RunStatus = Literal["done", "running", "silent", "unfinished", "interrupted", "failed", "broken"]
 
 
@@ -229,6 +236,9 @@ class DataOptions(Config):
     min_images: int = option(1, "leave out identities with fewer images", low=1)
     take: str | None = option(
         None, "of every identity or class only these of its images by name, counted from 0: 500:1500, :500, 500:"
+    )
+    noise_plan: Path | None = option(
+        None, "a plan that facekit data noise wrote: which of these images stay, and under which label"
     )
 
 
@@ -447,12 +457,43 @@ class HeadOptions(Config):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(DataOptions, RunOptions, FitOptions, SamplerOptions, HeadOptions, SeveralOptions, DeviceOptions):
-    """Train a network on labelled images: a teacher, or the student-alone baseline."""
+class WeightingOptions(Config):
+    """How much each training sample counts."""
+
+    weighter: str = option(
+        "uniform",
+        "rule that weighs the losses of samples, with settings as small_loss:tau=0.3. law:POLICY.json (lab, after the "
+        "abstract of arXiv 1905.11058); its rivals self_paced, small_loss, coteaching, focal, l2rw, mwnet, fixed, "
+        "random; clean_only (the ceiling, where a noise plan tells the truth)",
+    )
+    clean: Path | None = option(None, "images with trusted labels, for l2rw and mwnet: any form that --data takes")
+    clean_take: str | None = option(None, "of every identity or class of --clean only these of its images, as --take")
+    clean_batch: int = option(100, "images of --clean in a step", low=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkOptions(Config):
+    """The network that is trained."""
 
     model: Backbone | Classifier = option("mbf_half", "network to train")
     embedding: int = option(512, "embedding width", low=2, high=4096)
     dropout: float = option(0.0, "dropout before the embedding layer", low=0, high=0.99)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(
+    NetworkOptions,
+    DataOptions,
+    RunOptions,
+    FitOptions,
+    SamplerOptions,
+    WeightingOptions,
+    HeadOptions,
+    SeveralOptions,
+    DeviceOptions,
+):
+    """Train a network on labelled images: a teacher, or the student-alone baseline."""
+
     save_route: int = option(0, "keep the network every this many epochs, for route-train; 0 is off", low=0)
 
 
@@ -510,7 +551,7 @@ class LearningOptions(
 
 
 @dataclass(frozen=True, kw_only=True)
-class DistillConfig(LearningOptions, SeveralOptions, ImportOptions):
+class DistillConfig(LearningOptions, WeightingOptions, SeveralOptions, ImportOptions):
     """Train a small student from a teacher, on labelled or unlabelled images."""
 
     teacher: Path = option(dataclasses.MISSING, "run folder, .pt/.pth/.safetensors, or .onnx")
@@ -802,6 +843,24 @@ class PairsConfig(DataOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class NoiseConfig(DataOptions):
+    """Plan wrong labels or a long tail: a small file that --noise-plan applies. No image is touched."""
+
+    out: Path = option(dataclasses.MISSING, "plan to write (.npz)")
+    kind: NoiseKind = option(
+        "sym",
+        "sym: a label drawn anew from all classes; flip: each class to one other; longtail: ever fewer images "
+        "per class; face-id: all images of some identities; face-image: single images",
+    )
+    p: float = option(
+        0.4, "share of labels that are drawn anew or flipped, of identities for face-id; 0 to below 1; not for longtail"
+    )
+    exclude_self: bool = option(False, "sym: never draw the true class again, so that p is the share of wrong labels")
+    imbalance: float = option(100.0, "longtail: images of the largest class over those of the smallest", low=1)
+    seed: int = option(0, "seed of the plan", low=0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class HeadMergeConfig(Config):
     """Join the PartialFC shards that arcface_torch wrote for each GPU into one head."""
 
@@ -844,3 +903,129 @@ def defaults_of(verb: str) -> dict[str, Any]:
     """The defaults of a verb's options as run.json would hold them; {} for a verb that leaves no runs."""
     fields = dataclasses.fields(RUN_VERBS[verb]) if verb in RUN_VERBS else ()
     return {f.name: to_plain(f.default) for f in fields if f.default is not dataclasses.MISSING}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardOptions(Config):
+    """Clean images that nobody trains on: what rewards, tuning and choice are measured on."""
+
+    val: str | None = option(
+        None, "classes:PATH (accuracy), or a pair list or allpairs:LIST of other people (TAR); labels must be right"
+    )
+    val_images: Path | None = option(None, "image root of --val where that is a list; default its folder's images/")
+    val_take: str | None = option(None, "of every class of --val only these of its images, as --take")
+    val_far: float = option(1e-3, "FAR of the TAR that pairs are rewarded by", above=0, high=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyOptions(Config):
+    """What a policy may look at and do, and how long it is searched for."""
+
+    features: tuple[Feature, ...] = option(
+        ("loss_norm", "entropy_norm"), "what a weight may depend on, of each sample in its batch"
+    )
+    hidden: int = option(0, "units of the layer between features and weight; 0 is linear", low=0, high=16)
+    stages: int = option(10, "parts of a training, each with one action", low=2)
+    warm_up: int = option(2, "stages at the beginning in which every sample weighs the same", low=0)
+    profile: Literal["auto", "short", "middle", "paper"] = option(
+        "auto", "constants of the controller; auto is short below 100 episodes, middle to 300, then paper"
+    )
+    validate_every: int = option(5, "episodes between two validations of the policy without exploration", low=1)
+    validations: int = option(2, "trainings in a validation of the policy; the best policy is kept", low=1)
+    reward_scale: Literal["exponential", "flat"] = option(
+        "exponential", "exponential: late stages count more (factor 148 from the first epoch to the last)"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicySearchConfig(
+    NetworkOptions,
+    DataOptions,
+    RunOptions,
+    FitOptions,
+    SamplerOptions,
+    RewardOptions,
+    PolicyOptions,
+    HeadOptions,
+    DeviceOptions,
+):
+    """Search a weighting policy: train twins, one weighted, and reward what the weights gain on clean images."""
+
+    episodes: int = option(40, "trainings that are searched through, --epochs each", low=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyApplyConfig(
+    NetworkOptions, DataOptions, RunOptions, FitOptions, SamplerOptions, HeadOptions, DeviceOptions
+):
+    """Train with the weights of a policy: the same as train --weighter law:POLICY."""
+
+    policy: Path = option(dataclasses.MISSING, "policy.json of a search", positional=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightersConfig(
+    NetworkOptions,
+    DataOptions,
+    FitOptions,
+    SamplerOptions,
+    RewardOptions,
+    PolicyOptions,
+    HeadOptions,
+    DeviceOptions,
+):
+    """Train by every rule that weighs samples, tuned on the same clean images, and put them side by side."""
+
+    out: Path = option(dataclasses.MISSING, "folder of all runs and of the table; call again to continue")
+    test: str = option(dataclasses.MISSING, "classes:PATH, a pair list or allpairs:LIST; looked at when all is trained")
+    test_images: Path | None = option(None, "image root of --test where that is a list")
+    rows: tuple[Row, ...] = option(
+        ("uniform", "uniform+clean", "focal", "self_paced", "small_loss", "coteaching", "l2rw", "mwnet", "fixed",
+         "random", "law"),
+        "rules to compare; the first is the control. uniform+clean fine-tunes it on --clean; clean_only needs a plan",
+    )  # fmt: skip
+    seeds: tuple[int, ...] = option((0, 1, 2), "seeds of the final trainings", low=0)
+    search_seed: int = option(100, "seed of search and tuning", low=0)
+    search_plan: Path | None = option(
+        None, "noise plan of search and tuning: another seed than --noise-plan, since that is what shall not be known"
+    )
+    tune: int = option(0, "settings of each rule tried on --val before the final ones; 0 takes its defaults", low=0)
+    policy: Path | None = option(None, "row law: this policy; default searches one")
+    episodes: int = option(40, "trainings that are searched through, --epochs each", low=1)
+    clean: Path | None = option(None, "images with trusted labels for uniform+clean, l2rw and mwnet")
+    clean_take: str | None = option(None, "of every identity or class of --clean only these of its images, as --take")
+    clean_batch: int = option(100, "images of --clean in a step", low=1)
+    clean_epochs: int = option(5, "uniform+clean: passes over --clean at the last learning rate", low=1)
+    draws: int = option(1000, "draws of test images or people", low=100)
+    budget_s: float | None = option(None, "save and exit 3 after this many seconds; call again to continue", above=0)
+    json: bool = option(False, "print JSON to stdout, and nothing else there")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyShowConfig(Config):
+    """Draw what a weighting policy does: weight against loss and entropy, stage by stage."""
+
+    policy: Path = option(dataclasses.MISSING, "policy.json of a search", positional=True)
+    out: Path | None = option(None, "folder for the figures; default POLICY's folder/show")
+    json: bool = option(False, "print JSON to stdout, and nothing else there")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditConfig(DataOptions, ImportOptions, DeviceOptions):
+    """List the images whose labels look wrong: those that weigh least, with precision and recall where a plan knows."""
+
+    model: Path = option(
+        dataclasses.MISSING, "run folder, .pt/.pth/.safetensors, .onnx, or emb.npz of the images", positional=True
+    )
+    by: Literal["auto", "training", "network"] = option(
+        "auto",
+        "training: the weights the run gave its images (weights.csv); network: what the model says of them now; auto: "
+        "training where the run has weights",
+    )
+    policy: Path | None = option(None, "weigh by the last stage of this policy; default by the loss alone")
+    top: int = option(100, "images listed first, and drawn with --thumbnails", low=1)
+    at: tuple[int, ...] = option((50, 100, 200, 500), "precision and recall among the first so many", low=1)
+    thumbnails: bool = option(False, "also write a page with the pictures")
+    out: Path | None = option(None, "folder to write; default runs/audit-<name>")
+    cache_dir: Path | None = option(None, "where embeddings are kept; default $FACEKIT_CACHE, else ~/.cache/facekit")
+    json: bool = option(False, "print JSON to stdout, and nothing else there")

@@ -50,7 +50,10 @@ STANDARD_ONLY: dict[str, set[str]] = {
 }
 
 # What several verbs share lies beside them; it is no verb, and imports none.
-SHARED_BY_ENGINES = ("engines.fitting.", "engines.supports.", "engines.distilling.", "engines.together.")
+SHARED_BY_ENGINES = (
+    "engines.fitting.", "engines.supports.", "engines.distilling.", "engines.together.", "engines.classifying.",
+    "engines.weighing.", "engines.searching.",
+)  # fmt: skip
 
 PRINTING = {"cli", "engines"}
 RUNS_CODE = {"marshal", "shelve", "dill", "joblib", "cloudpickle"}

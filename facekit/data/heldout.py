@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
 
 from facekit.core.errors import InputError, UsageError
+from facekit.data import overlap
 from facekit.data.lists import detect as form_of_list
 from facekit.data.mapped import file_head
 from facekit.data.pairlist import detect as form_of_pairs
 from facekit.data.pairs import ALL, open_benchmark
 from facekit.data.protocol import Source, Store
 from facekit.data.sources import open_source
-
-_BLOCK = 4096
 
 
 def open_held_out(text: str, images: Path | None = None, take: str | None = None) -> Source:
@@ -46,7 +44,7 @@ def shared_images(one: Source, other: Source) -> int:
     """How many images of ``one`` are in ``other`` too, by the hash of their files, or of their pixels without files."""
     mine, theirs = file_digests(one), file_digests(other)
     if mine is None or theirs is None:
-        mine, theirs = pixel_digests(one), pixel_digests(other)
+        return len(overlap.shared_images(one, other))
     known = set(map(bytes, theirs))
     return sum(bytes(digest) in known for digest in mine)
 
@@ -55,15 +53,6 @@ def file_digests(source: Source) -> np.ndarray | None:
     """SHA-256 of the image files, uint8 [N,32]; None where there are none."""
     store: Store = source  # type: ignore[assignment]  # every source of this package is also a store
     return store.digests(np.arange(len(source)))
-
-
-def pixel_digests(source: Source) -> np.ndarray:
-    """SHA-256 of the decoded pixels of every image, uint8 [N,32]."""
-    found: list[bytes] = []
-    for start in range(0, len(source), _BLOCK):
-        pixels = source.read(np.arange(start, min(start + _BLOCK, len(source))))
-        found += [hashlib.sha256(image.data).digest() for image in pixels]
-    return np.frombuffer(b"".join(found), np.uint8).reshape(-1, 32)
 
 
 def check_apart(held_out: Source, name: str, others: Source, what: str) -> None:

@@ -33,6 +33,12 @@ def pack(config: PackConfig) -> None:
     source = open_images(config, data, one_size=config.size is None)
     for note in source.notes:
         say("note", note)
+    if config.noise_plan is not None:
+        say(
+            "note",
+            "the pack keeps the labels of the plan and forgets the true ones; to have both, pack without the plan and "
+            "give it to the verb that trains",
+        )
     with image_progress("pack", len(source)) as moved:
         packed = write_pack(source, config.out, kind=config.kind, size=config.size, progress=moved)
     say(
@@ -40,14 +46,14 @@ def pack(config: PackConfig) -> None:
         f"{config.out}: {packed.images:,} images of {packed.identities:,} identities as {config.kind}, "
         f"{packed.bytes / 2**20:,.1f} MiB in {time.monotonic() - begin:.1f} s",
     )
-    say(
-        "content",
-        packed.fingerprint[:16] + (f", as of {data}" if config.size is None else ""),
-    )
+    unchanged = config.size is None and config.noise_plan is None
+    say("content", packed.fingerprint[:16] + (f", as of {data}" if unchanged else ""))
 
 
 def check(config: CheckConfig) -> None:
     """Look at every image of --data; broken images and people of a --test-list among them end with exit code 1."""
+    if config.noise_plan is not None:
+        raise UsageError("data check looks at images under the labels they came with; leave --noise-plan out")
     data = required(config.data)
     begin = time.monotonic()
     with image_progress("check", len(list_source(data, config.images)[1].names)) as moved:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from facekit.configs import DistillConfig
 from facekit.core.device import Device
-from facekit.core.errors import FacekitError
+from facekit.core.errors import FacekitError, UsageError
 from facekit.core.files import read_json
 from facekit.core.reporting import say
 from facekit.core.runs import Run
@@ -28,9 +29,11 @@ from facekit.engines.fitting import (
     train_to_end,
 )
 from facekit.engines.together import Built, check_seeds, train_together
+from facekit.engines.weighing import BESIDE, leave_weights, rule_of, weighing_of
 from facekit.models.loading import Model, load_model
 from facekit.training.artefacts import Artefacts
 from facekit.training.distill import Distill
+from facekit.weighting import WEIGHTERS
 
 
 def run(config: DistillConfig) -> None:
@@ -45,6 +48,7 @@ def distill(config: DistillConfig, device: Device) -> None:
     weights = choose_weights(config.method, config.weights)
     check_readers(config, weights)
     check_seeds(config)
+    rule = check_rule(config, weights)
     path = choose_data(config.data, teacher_data(config.teacher))
     run = open_training_run("distill", config, path, device)
     if run.done:
@@ -72,7 +76,25 @@ def distill(config: DistillConfig, device: Device) -> None:
         built, prepared = build_one(config, weights, teacher, source, device, config.seed, None, run)
         if prepared.artefacts:
             check_same(run, "artefacts", "manifest", prepared.artefacts.manifest)
-        train_to_end(config, run, built.task, source, built.batches, built.preprocess, device, built.meta, started)
+        task, preprocess = prepared.task, built.preprocess
+
+        def finish() -> dict[str, Any]:
+            assert task.cls  # check_rule has seen to it
+            model = task.modules["model"]
+            return leave_weights(config, rule, run, task.weighing, model, task.cls.classes, source, preprocess, device)
+
+        train_to_end(
+            config,
+            run,
+            task,
+            source,
+            built.batches,
+            preprocess,
+            device,
+            built.meta,
+            started,
+            finish=None if rule == "uniform" else finish,
+        )
         if prepared.artefacts and not config.dry_run:
             report_bank(run, prepared.task, prepared.artefacts, device)
     if teacher.state_hash() != frozen:
@@ -94,10 +116,24 @@ def build_one(
     student, architecture = build_network(config.student, width, config.dropout, source)
     if run:
         start_from(student, run)
-    prepared = prepare(config, weights, student, architecture, teacher, source, device)
     batches = open_batches(config, source, seed, device, clusters_by=teacher, others=others)
+    weighing = weighing_of(config, rule_of(config), source, batches, device, seed)
+    prepared = prepare(config, weights, student, architecture, teacher, source, device, weighing)
     meta = prepared.meta | {"teacher": prepared.meta["teacher"] | {"path": config.teacher.as_posix()}}
     return Built(prepared.task, batches, prepared.preprocess, meta), prepared
+
+
+def check_rule(config: DistillConfig, weights: Mapping[str, float]) -> str:
+    """The rule that weighs samples. Raises UsageError for what a distillation cannot do."""
+    rule = rule_of(config)
+    if rule in BESIDE:
+        raise UsageError(f"--weighter {rule} is for facekit train; to distil choose among {', '.join(WEIGHTERS)}")
+    if rule != "uniform" and "cls" not in weights:
+        raise UsageError(
+            f"--weighter {rule} judges samples by their classification loss, and the terms of this run are "
+            f"{'+'.join(weights)}: add cls to --method"
+        )
+    return rule
 
 
 def teacher_data(teacher: Path) -> str | None:

@@ -29,6 +29,7 @@ from facekit.training.classes import Classes, ClassTerm, MarginClasses, OwnClass
 from facekit.training.distill import Distill, WeightedLoss
 from facekit.training.relations import most_similar, prototypes, random_neighbours
 from facekit.training.teachers import CachedTeacher, LiveTeacher, OrderedTeacher, ScoredTeacher, Teacher, centred_scores
+from facekit.training.weighing import Weighing
 
 DEFAULT_WEIGHTS = {
     # Ours, chosen on dev people (docs/distill.md). In a network of BatchNorms a larger weight is a larger step.
@@ -181,6 +182,7 @@ def prepare(
     teacher: Model,
     source: Source,
     device: Device,
+    weighing: Weighing | None = None,
 ) -> Prepared:
     """Losses, heads, adapter and the teacher's outputs around a student that is built already."""
     preprocess = student_input(config, architecture, teacher, source)
@@ -217,6 +219,7 @@ def prepare(
         adapter,
         config.local_relations,
         augment_of(config),
+        weighing,
     )
     meta = {
         "architecture": dict(architecture),

@@ -16,7 +16,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from facekit.configs import DataOptions, FitOptions, HeadOptions, LearningOptions, TrainConfig, flag_name
+from facekit.configs import (
+    DataOptions,
+    FitOptions,
+    HeadOptions,
+    LearningOptions,
+    PolicySearchConfig,
+    TrainConfig,
+    flag_name,
+)
 from facekit.core.augment import LEAST_SIDE, Augment
 from facekit.core.checkpoints import state_hash
 from facekit.core.device import Device
@@ -30,7 +38,9 @@ from facekit.core.schedule import Schedule
 from facekit.data.batches import Batches, Order
 from facekit.data.classes import ClassSet, open_classes
 from facekit.data.embeddings import default_cache_dir, embed_source
+from facekit.data.noiseplan import read_plan
 from facekit.data.pairs import PairSet, open_benchmark
+from facekit.data.relabelled import relabelled
 from facekit.data.samplers import class_uniform
 from facekit.data.sources import Source, open_source
 from facekit.evaluation.classification import class_accuracy, class_scores, require_classes
@@ -46,15 +56,15 @@ from facekit.training.artefacts import open_artefacts
 from facekit.training.optimisers import build_optimiser
 from facekit.training.superclasses import default_count, superclasses
 
-LearningConfig = TrainConfig | LearningOptions
+LearningConfig = TrainConfig | LearningOptions | PolicySearchConfig
 _DEV_FARS = (1e-3, 1e-2)
 CLASSES = "classes:"
 """What a --dev of a closed set begins with."""
 
 
 def open_images(options: DataOptions, path: Path, need_labels: bool = False, one_size: bool = True) -> Source:
-    """The images at ``path``, with people left out and images chosen as the options say."""
-    return open_source(
+    """The images at ``path``, with people left out and images chosen as the options say, then seen through the plan."""
+    source = open_source(
         path,
         images=options.images,
         exclude=options.exclude,
@@ -63,6 +73,7 @@ def open_images(options: DataOptions, path: Path, need_labels: bool = False, one
         take=options.take,
         one_size=one_size,
     )
+    return source if options.noise_plan is None else relabelled(source, read_plan(options.noise_plan))
 
 
 def open_training_data(options: DataOptions, path: Path, need_labels: bool) -> Source:
@@ -298,17 +309,14 @@ def train_to_end(
     meta: Mapping[str, Any],
     started: float,
     route_epochs: int = 0,
+    schedule: Schedule | None = None,
+    finish: Callable[[], Mapping[str, Any]] | None = None,
 ) -> Progress:
-    """Fit the task and keep run.json true about it, whatever way it ends. Process 0 writes for all."""
-    schedule = Schedule(
-        epochs=options.epochs,
-        steps_per_epoch=batches.steps_per_epoch // options.accumulate,
-        shape=options.schedule,
-        warmup=options.warmup,
-        milestones=options.milestones,
-        accumulate=options.accumulate,
-        clip=options.clip,
-    )
+    """Fit the task and keep run.json true about it, whatever way it ends. Process 0 writes for all.
+
+    ``schedule`` where it is not that of the options. ``finish`` is called when all is trained: more facts for run.json.
+    """
+    schedule = schedule or schedule_of(options, batches.steps_per_epoch)
     saving = Saving(
         minutes=options.save_minutes,
         steps=options.save_steps,
@@ -340,11 +348,13 @@ def train_to_end(
             max_steps=2 if dry else None,
             seed=options.seed,
         )
+        more = finish() if finish and not dry else {}
     if dry:
         say("dry run", "two steps ran; nothing was written")
         return progress
     model = task.modules["model"]
     facts = {
+        **more,
         "weights_sha256": state_hash(model.state_dict()),
         "images_seen": progress.images,
         "seconds": round(progress.seconds, 1),
@@ -356,6 +366,19 @@ def train_to_end(
     say("done", f"{progress.images:,} images in {progress.seconds / 60:.1f} min ({rate:,.0f} img/s)")
     say("wrote", str(run.folder))
     return progress
+
+
+def schedule_of(options: LearningConfig, steps_per_epoch: int) -> Schedule:
+    """The learning rate over a run of ``steps_per_epoch`` batches an epoch."""
+    return Schedule(
+        epochs=options.epochs,
+        steps_per_epoch=steps_per_epoch // options.accumulate,
+        shape=options.schedule,
+        warmup=options.warmup,
+        milestones=options.milestones,
+        accumulate=options.accumulate,
+        clip=options.clip,
+    )
 
 
 def dev_validator(

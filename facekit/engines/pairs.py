@@ -22,6 +22,8 @@ def run(config: PairsConfig) -> None:
             f"--pairs {config.pairs} are fewer than two in each of --folds {config.folds}; "
             f"give {2 * config.folds} or more"
         )
+    if config.noise_plan is not None:
+        raise UsageError("pairs measure models and need true labels; leave --noise-plan out")
     path = choose_data(config.data)
     source: Store = open_images(config, path, need_labels=True)  # type: ignore[assignment]  # every source is also a store
     for note in source.notes:

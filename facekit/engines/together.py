@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from facekit.configs import DistillConfig, TrainConfig
 from facekit.core.checkpoints import CheckpointStore, state_hash
 from facekit.core.device import Device
 from facekit.core.errors import UsageError
+from facekit.core.loop import Task
 from facekit.core.preprocess import Preprocess
 from facekit.core.reporting import say
 from facekit.core.runs import Run, new_record
@@ -22,7 +23,7 @@ from facekit.training.together import Member, Together
 class Built(NamedTuple):
     """One training, ready for the loop."""
 
-    task: Member
+    task: Task
     batches: Batches
     preprocess: Preprocess
     meta: dict[str, Any]
@@ -61,7 +62,7 @@ def train_together(
     for seed in config.seeds:
         seed_everything(seed)
         members.append(build(seed, members[0].batches if members else None))
-    task = Together([member.task for member in members], device, optimiser_of(config))
+    task = Together([cast(Member, member.task) for member in members], device, optimiser_of(config))
     first = members[0]
     meta = first.meta | {"architecture": first.meta["architecture"] | {"stacked": list(config.seeds)}}
     shared = replace(config, batch=config.batch * len(members))  # so that the journal counts all images

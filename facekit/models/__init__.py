@@ -9,6 +9,7 @@ from torch import nn
 
 from facekit.core.errors import unknown_name
 from facekit.models import resnet
+from facekit.models.conv3 import Conv3
 from facekit.models.heads import AdaFace, ArcFace, ArcFaceExact, CosFace, MarginHead
 from facekit.models.iresnet import BLOCKS, IResNet
 from facekit.models.mbf import SHAPES, MobileFaceNet
@@ -30,7 +31,7 @@ BACKBONES: dict[str, Callable[[int, float], MobileFaceNet | IResNet]] = {
 }
 """Face embedders: (embedding width, dropout) -> network."""
 
-Classifier = ResNet | WideResNet | MobileNetV2
+Classifier = ResNet | WideResNet | MobileNetV2 | Conv3
 
 CLASSIFIERS: dict[str, Callable[[int, float], Classifier]] = {
     "resnet8": partial(ResNet, resnet.SHAPES["resnet8"]),
@@ -47,6 +48,7 @@ CLASSIFIERS: dict[str, Callable[[int, float], Classifier]] = {
     "wrn40_1": partial(WideResNet, WIDE["wrn40_1"]),
     "wrn40_2": partial(WideResNet, WIDE["wrn40_2"]),
     "mobilenetv2_half": MobileNetV2,
+    "conv3": Conv3,
     "resnet18": partial(ResNet, resnet.SHAPES["resnet18"]),
     "resnet34": partial(ResNet, resnet.SHAPES["resnet34"]),
     "resnet50": partial(ResNet, resnet.SHAPES["resnet50"]),

@@ -171,7 +171,7 @@ def run_network(network: Network, preprocess: Preprocess, device: Device, images
 
 def as_embedder(module: nn.Module, preprocess: Preprocess, device: Device) -> Callable[[Tensor], Tensor]:
     """``embed`` for a network in training, as it is now: a copy in eval mode, always in fp32."""
-    run = _as_it_is_now(module, preprocess, device)
+    run = as_it_is_now(module, preprocess, device)
     return lambda images: run(images).embedding.cpu()
 
 
@@ -180,11 +180,12 @@ def as_classifier(module: nn.Module, preprocess: Preprocess, device: Device) -> 
 
     Raises InputError, when it is called, for a network without a class layer.
     """
-    run = _as_it_is_now(module, preprocess, device)
+    run = as_it_is_now(module, preprocess, device)
     return lambda images: _scores(run(images), type(module).__name__).cpu()
 
 
-def _as_it_is_now(module: nn.Module, preprocess: Preprocess, device: Device) -> Callable[[Tensor], Outputs]:
+def as_it_is_now(module: nn.Module, preprocess: Preprocess, device: Device) -> Callable[[Tensor], Outputs]:
+    """uint8 RGB [n,3,H,W] -> all outputs of a network in training: a copy in eval mode, always in fp32."""
     exact = replace(device, precision="fp32")
     return partial(run_network, TorchNetwork(module, exact, preprocess.size), preprocess, exact)
 

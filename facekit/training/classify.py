@@ -14,10 +14,12 @@ from facekit.core.loop import Phase, Terms
 from facekit.core.preprocess import Preprocess
 from facekit.core.types import Batch, Outputs
 from facekit.training.classes import Classes
+from facekit.training.replay import Learner
+from facekit.training.weighing import Weighing, reduced
 
 
 class Classify:
-    """Classification of the training data. One phase, one term: ``cls``."""
+    """Classification of the training data. One phase, one term: ``cls``; without ``weighing`` its plain mean."""
 
     def __init__(
         self,
@@ -27,11 +29,13 @@ class Classify:
         device: Device,
         optimiser: Callable[[list[nn.Module]], Optimizer],
         augment: Augment = Augment(),
+        weighing: Weighing | None = None,
     ) -> None:
         beside = {name: device.module(module) for name, module in classes.modules.items()}
         self.modules: dict[str, nn.Module] = {"model": device.module(model), **beside}
         self.optimisers = {"main": optimiser(list(self.modules.values()))}
         self.classes, self.preprocess, self.device, self.augment = classes, preprocess, device, augment
+        self.weighing = weighing
 
     def phases(self, batch: Batch) -> Iterator[Phase]:
         """One update of network and head together."""
@@ -50,18 +54,26 @@ class Classify:
 
     def terms(self, outputs: Outputs, batch: Batch) -> Terms:
         """The term of what the network says of it."""
-        return {"cls": self.classes.loss(outputs, batch.labels).mean()}
+        losses = self.classes.loss(outputs, batch.labels)
+        if not self.weighing:
+            return {"cls": losses.mean()}
+        learner = Learner(self.modules["model"], self.classes, self.view, self.optimisers["main"])
+        return {"cls": reduced(losses, self.weighing.shares(losses, outputs, batch, learner))}
 
     def measured(self) -> Mapping[str, Tensor]:
         """With one term its gradient is the whole one, which the loop logs already."""
         return {}
 
     def after_step(self, batch: Batch) -> None:
-        """Nothing is remembered between steps."""
+        """Let the weighter remember."""
+        if self.weighing:
+            self.weighing.after_step()
 
     def state_dict(self) -> dict[str, Any]:
-        """Modules and optimisers are all there is."""
-        return {}
+        """The weighter's, beyond modules and optimisers."""
+        return {"weighing": self.weighing.state_dict()} if self.weighing else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to restore."""
+        """Restore what ``state_dict`` returned."""
+        if self.weighing:
+            self.weighing.load_state_dict(state["weighing"])

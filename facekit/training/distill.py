@@ -18,7 +18,9 @@ from facekit.core.types import Batch, Outputs
 from facekit.losses import Loss
 from facekit.losses.base import in_relation_precision
 from facekit.training.classes import ClassTerm
+from facekit.training.replay import Learner
 from facekit.training.teachers import Teacher
+from facekit.training.weighing import Weighing, reduced
 
 
 class WeightedLoss(NamedTuple):
@@ -32,7 +34,8 @@ class Distill:
     """One phase: the student's loss terms against the teacher's outputs.
 
     ``adapter`` is a linear map from the student's width to the teacher's where they differ; it is trained with
-    the student and kept in the training state, and the shipped student does not use it.
+    the student and kept in the training state, and the shipped student does not use it. ``weighing`` judges samples by
+    the term ``cls`` and weighs every pointwise term; relational ones stay as they are.
     """
 
     def __init__(
@@ -47,7 +50,10 @@ class Distill:
         adapter: nn.Module | None = None,
         local_relations: bool = False,
         augment: Augment = Augment(),
+        weighing: Weighing | None = None,
     ) -> None:
+        if weighing and not (cls and cls.weight > 0):
+            raise ValueError("samples are weighed by their classification loss: a term cls with a weight is needed")
         self.modules: dict[str, nn.Module] = {"model": device.module(student)}
         if cls:
             self.modules |= {name: device.module(module) for name, module in cls.classes.modules.items()}
@@ -57,6 +63,7 @@ class Distill:
         self.optimisers = {"main": optimiser(list(self.modules.values()))}
         self.teacher, self.losses, self.cls = teacher, losses, cls
         self.adapter, self.preprocess, self.device, self.augment = adapter, preprocess, device, augment
+        self.weighing = weighing
         self.spans_processes = device.world > 1 and not local_relations
         self.refreshed = [t.loss for t in losses.values() if type(t.loss).after_step is not Loss.after_step]
         self.seen: list[tuple[Outputs, Outputs]] = []  # of the batches of the step, for the losses that remember
@@ -80,15 +87,21 @@ class Distill:
     def terms(self, outputs: Outputs, batch: Batch) -> Terms:
         """The named, weighted terms of what the student and the teacher say of it."""
         teacher = self.teacher(batch)
-        result: Terms = {}
+        values: dict[str, tuple[float, Tensor]] = {}
         outputs = outputs._replace(embedding=in_relation_precision(outputs.embedding))
         for name, (loss, weight) in self.losses.items():
             student = self.adapted(self.watched(name, outputs), loss)
-            value = loss(*self.in_scope(loss, student, teacher, batch))
-            result[name] = weight * (value.mean() if loss.kind == "pointwise" else value)
+            values[name] = weight, loss(*self.in_scope(loss, student, teacher, batch))
         if self.cls and self.cls.weight > 0:
-            value = self.cls.classes.loss(self.watched("cls", outputs), batch.labels)
-            result["cls"] = self.cls.weight * value.mean()
+            values["cls"] = self.cls.weight, self.cls.classes.loss(self.watched("cls", outputs), batch.labels)
+        shares: Tensor | None = None
+        if self.weighing and self.cls:
+            learner = Learner(self.modules["model"], self.cls.classes, self.view, self.optimisers["main"])
+            shares = self.weighing.shares(values["cls"][1], outputs, batch, learner)
+        result = {
+            name: weight * (value if value.ndim == 0 else reduced(value, shares))
+            for name, (weight, value) in values.items()
+        }
         if self.refreshed:
             with torch.no_grad():
                 self.seen.append((self.adapted(outputs, self.refreshed[0]), teacher))
@@ -138,11 +151,16 @@ class Distill:
             outputs = outputs._replace(embedding=self.adapter(outputs.embedding))
         return outputs
 
-    @torch.no_grad()
     def after_step(self, batch: Batch) -> None:
-        """Let the losses refresh their banks with the global batch."""
-        if not self.refreshed:
-            return
+        """Let the weighter remember, and the losses refresh their banks."""
+        if self.weighing:
+            self.weighing.after_step()
+        if self.refreshed:
+            self.refresh(batch)
+
+    @torch.no_grad()
+    def refresh(self, batch: Batch) -> None:
+        """The banks, with the global batch."""
         student, teacher = self.seen.pop(0)
         if self.device.world > 1:
             student = student._replace(embedding=self.device.gather(student.embedding))
@@ -151,8 +169,10 @@ class Distill:
             loss.after_step(student, teacher, batch)
 
     def state_dict(self) -> dict[str, Any]:
-        """Modules and optimisers are all there is; banks live in the losses."""
-        return {}
+        """The weighter's, beyond modules and optimisers; banks live in the losses."""
+        return {"weighing": self.weighing.state_dict()} if self.weighing else {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to restore."""
+        """Restore what ``state_dict`` returned."""
+        if self.weighing:
+            self.weighing.load_state_dict(state["weighing"])

@@ -13,7 +13,8 @@ from facekit.models.resnet import ResNet, Shape
 from facekit.models.wrn import WIDE
 
 # Name -> (classes, parameters with so many classes, MMAC of one image of its size). resnet18, 34 and 50 as published by
-# torchvision; the others agree with the counts in the CRD paper's tables where those give one, to its two digits.
+# torchvision, conv3 by arithmetic; the others agree with the counts in the CRD paper's tables where those give one, to
+# its two digits.
 COSTS = {
     "resnet8": (100, 83_892, 12.5),
     "resnet14": (100, 181_108, 26.7),
@@ -29,11 +30,12 @@ COSTS = {
     "wrn40_1": (100, 569_780, 83.3),
     "wrn40_2": (100, 2_255_156, 327.6),
     "mobilenetv2_half": (100, 812_836, 6.5),
+    "conv3": (10, 24_346, 2.8),
     "resnet18": (1000, 11_689_512, 1814.1),
     "resnet34": (1000, 21_797_672, 3663.8),
     "resnet50": (1000, 25_557_032, 4089.2),
 }
-QUICK = {"resnet8", "resnet20", "resnet8x4", "wrn16_1", "wrn16_2", "mobilenetv2_half"}
+QUICK = {"resnet8", "resnet20", "resnet8x4", "wrn16_1", "wrn16_2", "mobilenetv2_half", "conv3"}
 NAMES = [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in CLASSIFIERS]
 IMAGENET = {"resnet18", "resnet34", "resnet50"}
 
@@ -95,7 +97,7 @@ def test_contract(name: str) -> None:
     assert wanted is not None and got is not None and torch.equal(wanted, got)
 
 
-@pytest.mark.parametrize("name", ["resnet8", "wrn16_2", "mobilenetv2_half"])
+@pytest.mark.parametrize("name", ["resnet8", "wrn16_2", "mobilenetv2_half", "conv3"])
 @pytest.mark.parametrize("side", [16, 45])
 def test_any_side_is_accepted(name: str, side: int) -> None:
     net = build_classifier(name, 5).eval()
@@ -176,7 +178,7 @@ def tiny_bottleneck() -> nn.Module:
     return ResNet(Shape((1, 2, 1, 1), (4, 8, 8, 16), 8, 7, bottleneck=True), 5)
 
 
-@pytest.mark.parametrize("name", ["resnet14", "resnet8x4", "wrn16_2", "mobilenetv2_half", "bottleneck"])
+@pytest.mark.parametrize("name", ["resnet14", "resnet8x4", "wrn16_2", "mobilenetv2_half", "conv3", "bottleneck"])
 def test_folding_changes_nothing_but_rounding(name: str) -> None:
     torch.manual_seed(0)
     net = disturbed(tiny_bottleneck() if name == "bottleneck" else build_classifier(name, 5)).eval()
