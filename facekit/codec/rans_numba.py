@@ -67,14 +67,14 @@ def push(low: np.ndarray, width: np.ndarray) -> np.ndarray:
     return words[compiled(fill_words, WORDS, WORDS, types.uint32[::1])(low, width, words) :]
 
 
-def push_mixture(symbols: np.ndarray, mixture: Mixture) -> np.ndarray:
-    """The stream of latent values int16 [n]."""
+def intervals(mixture: Mixture, symbols: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Start and width, uint32 [n], of each latent value int16 [n]."""
     low, width = np.empty((2, len(symbols)), np.uint32)
     unrolled = (0,) * len(mixture.mean)
     signature = (read_only(types.int16, 1), *MIXTURE, *TABLE_TYPES, numba.typeof(unrolled))
     fill = compiled(fill_intervals, *signature, types.uint32[::1], types.uint32[::1])
     fill(symbols, *mixture, *TABLES, unrolled, low, width)
-    return push(low, width)
+    return low, width
 
 
 def pull_mixture(words: np.ndarray, mixture: Mixture, symbols: np.ndarray) -> bool:
@@ -85,11 +85,14 @@ def pull_mixture(words: np.ndarray, mixture: Mixture, symbols: np.ndarray) -> bo
     return whole
 
 
-def pull_static(words: np.ndarray, edges: np.ndarray, indices: np.ndarray) -> bool:
-    """Fill ``indices`` int16 [C,n] with the symbols of each channel, whose edges are uint32 [C,S+1]; False as above."""
+def pull_static(words: np.ndarray, edges: np.ndarray, indices: np.ndarray) -> np.ndarray | None:
+    """Fill ``indices`` int16 [C,n] with the symbols of each channel, whose edges are uint32 [C,S+1].
+
+    Returns the stream of what was pushed before them; None where there is no sound state or a word is missing.
+    """
     signature = (WORDS, read_only(types.uint32, 2), types.int16[:, ::1])
-    whole: bool = compiled(fill_indices, *signature)(words, edges, indices)
-    return whole
+    state, place = compiled(fill_indices, *signature)(words, edges, indices)
+    return np.append(np.array(divmod(state, 1 << 32), np.uint32), words[place:]) if state else None
 
 
 # --- machine code ---------------------------------------------------------------------------------------------
@@ -215,10 +218,10 @@ def fill_symbols(words, mean, level, weight, table, centre, reach, unrolled, sym
 
 
 def fill_indices(words, edges, indices):  # type: ignore[no-untyped-def]
-    """See ``pull_static``."""
+    """See ``pull_static``; the state that is left and the next word's place, or NO_STATE."""
     state, place = opened(words), 2
     if state == NO_STATE:
-        return False
+        return NO_STATE, place
     for channel in range(indices.shape[0]):
         for i in range(indices.shape[1]):
             slot = state & SLOT
@@ -233,5 +236,5 @@ def fill_indices(words, edges, indices):  # type: ignore[no-untyped-def]
             indices[channel, i] = below
             state, place = after(state, start, end, words, place)
             if state == NO_STATE:
-                return False
-    return state == LEAST_STATE and place == words.shape[0]
+                return NO_STATE, place
+    return state, place

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from facekit.codec.mixture import Mixture, cdf, heaviest, intervals
+from facekit.codec.mixture import Mixture, cdf, heaviest
+from facekit.codec.mixture import intervals as intervals  # as every backend has them
 from facekit.codec.tables import PRECISION, SYMBOLS
 
 LEAST_STATE = 1 << 31
@@ -53,6 +54,10 @@ class Decoder:
             self.state = self.state << 32 | self.word()
         return j
 
+    def rest(self) -> np.ndarray:
+        """The stream of what is still to be pulled."""
+        return stream(self.state, self.words)
+
     def ended(self) -> bool:
         """Whether the state is the encoder's first and no word is left."""
         return self.state == LEAST_STATE and not self.words
@@ -66,12 +71,12 @@ def push(low: np.ndarray, width: np.ndarray) -> np.ndarray:
             words.append(state & WORD)
             state >>= 32
         state = (state // size << PRECISION) + state % size + start
+    return stream(state, words)
+
+
+def stream(state: int, words: list[int]) -> np.ndarray:
+    """The stream uint32 of a state and its words, of which the last is read first."""
     return np.array([state >> 32, state & WORD, *words[::-1]], np.uint32)
-
-
-def push_mixture(symbols: np.ndarray, mixture: Mixture) -> np.ndarray:
-    """The stream of latent values int16 [n]."""
-    return push(*intervals(mixture, symbols))
 
 
 def pull_mixture(words: np.ndarray, mixture: Mixture, symbols: np.ndarray) -> bool:
@@ -88,16 +93,20 @@ def pull_mixture(words: np.ndarray, mixture: Mixture, symbols: np.ndarray) -> bo
         return False
 
 
-def pull_static(words: np.ndarray, edges: np.ndarray, indices: np.ndarray) -> bool:
-    """Fill ``indices`` int16 [C,n] with the symbols of each channel, whose edges are uint32 [C,S+1]; False as above."""
+def pull_static(words: np.ndarray, edges: np.ndarray, indices: np.ndarray) -> np.ndarray | None:
+    """Fill ``indices`` int16 [C,n] with the symbols of each channel, whose edges are uint32 [C,S+1].
+
+    Returns the stream of what was pushed before them; None where there is no sound state or a word is missing.
+    """
     try:
         decoder = Decoder(words)
-        if decoder.sound:
-            for channel, row in enumerate(edges.tolist()):
-                indices[channel] = [decoder.take(row) for _ in range(indices.shape[1])]
-        return decoder.sound and decoder.ended()
+        if not decoder.sound:
+            return None
+        for channel, row in enumerate(edges.tolist()):
+            indices[channel] = [decoder.take(row) for _ in range(indices.shape[1])]
+        return decoder.rest()
     except OutOfWords:
-        return False
+        return None
 
 
 def neighbourhoods(mixture: Mixture) -> Iterator[tuple[int, list[int]]]:

@@ -16,7 +16,16 @@ import facekit.codec
 from bench.latents import draw
 from facekit.codec.errors import EntropyDesync
 from facekit.codec.mixture import Mixture, bits, quantised
-from facekit.codec.rans import Backend, decode, decode_static, encode, encode_static, loops
+from facekit.codec.rans import (
+    Backend,
+    decode,
+    decode_static,
+    decode_static_prefix,
+    encode,
+    encode_joint,
+    encode_static,
+    loops,
+)
 from facekit.core.errors import InputError, MissingExtra
 from tests.codec.extremes import any_mixture
 
@@ -63,6 +72,31 @@ def draw_static(edges: np.ndarray, shape: tuple[int, int], seed: int = 0) -> np.
     return (np.array(j) - 127).astype(np.int16)
 
 
+def dependent(z: np.ndarray, count: int) -> Mixture:
+    """A mixture for ``count`` latents that any change of the hyper-latents z changes, as a network's would."""
+    near = np.resize(z, (3, count)).astype(np.int16)
+    level = np.full((3, count), 20, np.uint8)
+    return Mixture(16 * near, level, np.array([[1024], [2048], [1024]], np.uint16).repeat(count, axis=1))
+
+
+def joint_case(shape: tuple[int, int, int], count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, Mixture]:
+    """z, edges, y and the mixture of y that follows from z."""
+    edges = some_edges(shape[0])
+    z = draw_static(edges, shape[1:])
+    mixture = dependent(z, count)
+    spread = np.random.default_rng(0).integers(-2, 3, count)
+    return z, edges, (mixture.mean[1] // 16 + spread).astype(np.int16), mixture
+
+
+def joint_outcome(data: bytes, edges: np.ndarray, shape: tuple[int, int, int], count: int, backend: Backend) -> object:
+    """Both kinds of values that a joint stream decodes to, or None where it is refused."""
+    try:
+        z, rest = decode_static_prefix(data, edges, shape, backend)
+        return z.tobytes(), decode(rest, dependent(z, count), backend).tobytes()
+    except EntropyDesync:
+        return None
+
+
 # --- by hand --------------------------------------------------------------------------------------------------
 
 NARROW_THEN_WIDE = np.array([[*range(255), 1 << 24]], np.uint32)
@@ -93,6 +127,19 @@ def test_a_stream_is_the_same_for_ever(backend: Backend) -> None:
     values = (i * i % 23 - 11).astype(np.int16)
     data = encode(values, Mixture(mean, level, weight), backend)
     assert (len(data), hashlib.sha256(data).hexdigest()[:16]) == (3172, "128cc593bf7b4167")
+
+
+@every_backend
+def test_a_joint_stream_by_hand(backend: Backend) -> None:
+    """The latent 0 owns all of 2^24 but 557 counts at either end; the hyper-latent -125 owns [2, 3)."""
+    sure = Mixture(np.zeros((1, 1), np.int16), np.zeros((1, 1), np.uint8), np.full((1, 1), 4096, np.uint16))
+    z, y = np.full((1, 1, 1), -125, np.int16), np.zeros(1, np.int16)
+    data = encode_joint(z, NARROW_THEN_WIDE, y, sure, backend)
+    # 2^31 = 128 * (2^24 - 1114) + 142592, so y makes it 128 * 2^24 + 142592 + 557 = 0x80022f2d, then z 0x80022f2d000002
+    assert data == bytes.fromhex("2f028000 0200002d")
+    found, rest = decode_static_prefix(data, NARROW_THEN_WIDE, z.shape, backend)
+    assert (found.tolist(), rest) == (z.tolist(), bytes.fromhex("00000000 2d2f0280"))
+    assert decode(rest, sure, backend).tolist() == [0]
 
 
 # --- round trips ------------------------------------------------------------------------------------------------
@@ -152,6 +199,20 @@ def test_static_tables(backend: Backend) -> None:
     assert 8 * len(data) <= -np.log2(share).sum() * 1.0005 + 64 + 32
 
 
+@every_backend
+@pytest.mark.parametrize(("shape", "count"), [((3, 2, 2), 60), ((5, 9, 13), 1500), ((1, 0, 4), 5), ((2, 1, 1), 0)])
+def test_a_joint_stream_is_eight_bytes_less_than_two(shape: tuple[int, int, int], count: int, backend: Backend) -> None:
+    z, edges, y, mixture = joint_case(shape, count)
+    data = encode_joint(z, edges, y, mixture, backend)
+    assert data == encode_joint(z, edges, y, mixture, "reference")
+    apart, behind = encode_static(z, edges, backend), encode(y, mixture, backend)
+    assert len(data) == pytest.approx(len(apart) + len(behind) - 8, abs=4)  # where words of 32 bits end is luck
+    found, rest = decode_static_prefix(data, edges, shape, backend)
+    np.testing.assert_array_equal(found, z)
+    assert rest == behind
+    np.testing.assert_array_equal(decode(rest, dependent(found, count), backend), y)
+
+
 @needs_numba
 def test_threads_do_not_disturb_each_other() -> None:
     cases = [draw(3, 20_000, seed) for seed in range(8)]
@@ -198,6 +259,28 @@ def test_every_cut_and_every_addition_is_refused(backend: Backend) -> None:
             decode_static(wrong, edges, z.shape, backend)
 
 
+def test_every_flip_and_cut_of_a_joint_stream_is_refused_or_wrong_values() -> None:
+    shape, count = (3, 2, 2), 24
+    z, edges, y, mixture = joint_case(shape, count)
+    data = encode_joint(z, edges, y, mixture)
+    cuts = [data[:kept] for kept in range(len(data))]
+    flips = [(int.from_bytes(data, "little") ^ 1 << bit).to_bytes(len(data), "little") for bit in range(8 * len(data))]
+    refused = 0
+    for wrong in (*cuts, *flips, data + bytes(4), data + b"\0"):
+        found = {joint_outcome(wrong, edges, shape, count, backend) for backend in BACKENDS}
+        assert len(found) == 1
+        assert found != {(z.tobytes(), y.tobytes())}
+        assert found == {None} or len(wrong) == len(data)
+        refused += found == {None}
+    assert refused > 0.99 * len(cuts + flips)
+
+
+def test_a_joint_stream_is_no_stream_of_hyper_latents_alone() -> None:
+    z, edges, y, mixture = joint_case((3, 2, 2), 24)
+    with pytest.raises(EntropyDesync):
+        decode_static(encode_joint(z, edges, y, mixture), edges, z.shape)
+
+
 @every_backend
 def test_another_mixture_is_refused(backend: Backend) -> None:
     floats, values = draw(3, 400)
@@ -217,6 +300,8 @@ def test_garbage_never_crashes_and_backends_agree() -> None:
         if seed % 2 and data:
             data[3] &= 0x7F  # a sound first state, or nothing is decoded at all
         assert len({outcome(bytes(data), mixture, backend) for backend in BACKENDS}) == 1
+        joint = {joint_outcome(bytes(data), some_edges(2, seed), (2, 1, 3), 20, backend) for backend in BACKENDS}
+        assert len(joint) == 1
 
 
 @needs_numba
