@@ -7,16 +7,19 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all check bench format
+.PHONY: help install demo demo-compress test test-all check bench format
 .DELETE_ON_ERROR:
 
 help:  ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 install: $(STAMP)  ## create .venv with facekit and its extras (PYTHON=..., EXTRAS=...)
 
 demo: $(STAMP)  ## synthetic faces -> teacher -> small student -> table, figure and swap page
 	PATH="$(abspath $(BIN)):$$PATH" bash examples/demo.sh
+
+demo-compress: $(STAMP)  ## a tiny codec on drawn faces: train, encode, decode, sizes (about a minute)
+	PATH="$(abspath $(BIN)):$$PATH" bash examples/demo_compress.sh
 
 test: $(STAMP)  ## the default tests, without the slow ones
 	$(BIN)/python -m pytest

@@ -206,6 +206,13 @@ def build_app(words: Collection[str] | None = None) -> typer.Typer:
     add(autoweight, "show", configs.PolicyShowConfig, "policy_show:run")
     add(autoweight, "audit", configs.AuditConfig, "audit:run")
 
+    compress = grouped("compress", "Compress images with a learned codec.", no_args_is_help=True)
+    add(compress, "train", configs.CompressTrainConfig, "compress_train:run")
+    add(compress, "encode", configs.CompressEncodeConfig, "compress:encode")
+    add(compress, "decode", configs.CompressDecodeConfig, "compress:decode")
+    add(compress, "bench", configs.CompressBenchConfig, "compress_bench:run")
+    add(compress, "info", configs.CompressInfoConfig, "compress_info:run")
+
     runs = grouped("runs", "Look through runs: list, show, compare.", no_args_is_help=True)
     add(runs, "list", configs.RunsListConfig, "runs:list_runs")
     add(runs, "show", configs.RunsShowConfig, "runs:show")

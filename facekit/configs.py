@@ -1029,3 +1029,171 @@ class AuditConfig(DataOptions, ImportOptions, DeviceOptions):
     out: Path | None = option(None, "folder to write; default runs/audit-<name>")
     cache_dir: Path | None = option(None, "where embeddings are kept; default $FACEKIT_CACHE, else ~/.cache/facekit")
     json: bool = option(False, "print JSON to stdout, and nothing else there")
+
+
+# --- compress --------------------------------------------------------------------------------------
+
+
+Enhancement = Literal["none", "ps2-32x3", "full32x9"]
+DistortionName = Literal["mse", "ms-ssim"]
+AlphaRule = Literal["refuse", "white", "black", "drop"]
+PictureName = Literal["png", "ppm"]
+ClassicalName = Literal["jpeg420", "jpeg444", "webp", "avif420", "avif444", "jpeg2000"]
+CodedSides = Literal["both", "probe"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodecOptions(Config):
+    """The networks of a codec."""
+
+    n: int | None = option(None, "channels of the hidden layers; default --init's, else 128, above --lambda 2048 192")
+    m: int | None = option(None, "channels of the latent, even; default --init's, else 192, above --lambda 2048 320")
+    k: int = option(3, "Gaussians in the mixture of each latent value", low=1, high=16)
+    attention: bool = option(True, "channel attention in encoder and decoder")
+    enhancement: Enhancement = option(
+        "none", "residual network on the decoded picture; full32x9 costs more than all the rest"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompressTrainConfig(CodecOptions, RunOptions, DeviceOptions):
+    """Train an image codec (lab, after the abstract of arXiv 2002.03370): EDIC's parts, written anew."""
+
+    data: Path | None = option(None, "images of any size to cut patches from: folder, list file, packed data")
+    images: Path | None = option(None, "image root where --data is a list file; default its own folder")
+    faces: Path | None = option(
+        None, "faces of one size, coded whole; beside --data each step sees as many pixels of both, alone only faces"
+    )
+    exclude: tuple[Path, ...] = option((), "pair lists whose people are left out of --faces (comma separated)")
+    val: Path | None = option(None, "other images, measured whole after each epoch; nothing is trained on them")
+    lam: float | None = option(
+        None,
+        "weight of the distortion against bits per pixel; default 2048 for mse, 64 for ms-ssim. Lower ones are best "
+        "taught from a higher one's model, by --init",
+        above=0,
+        flag="--lambda",
+    )
+    distortion: DistortionName = option("mse", "what is lost: mean squared error of 0..1, or 1 - MS-SSIM")
+    recogniser: Path | None = option(
+        None, "run folder or weights file of a face model: also keep what it sees in --faces (ours, lab)"
+    )
+    fcd_weight: float = option(1.0, "--recogniser: weight of 1 - cosine between decoded and original face", above=0)
+    epochs: int = option(100, "epochs of --epoch-steps each", low=1)
+    epoch_steps: int = option(500, "steps between two measurements of --val", low=1)
+    batch: int = option(16, "patches in a step; as many faces as have the same pixels", low=1)
+    crop: int = option(192, "side of a patch in pixels, best a multiple of 64", low=16)
+    lr: float = option(2e-4, "peak learning rate of Adam", above=0)
+    schedule: Literal["cosine", "linear", "constant"] = option("cosine", "decay of the learning rate")
+    warmup: float = option(0.02, "share of the run with linearly rising learning rate", low=0, high=0.9)
+    clip: float = option(1.0, "clip the gradient norm at this value; 0 is off", low=0)
+    phase2: float = option(
+        0.2, "last share of the run in which the decoder sees rounded latents and the enhancement learns", low=0, high=1
+    )
+    ema: float = option(0.999, "decay of the averaged weights, which are what ships", low=0, high=0.9999)
+    save_minutes: float = option(5.0, "save a resumable state this often", above=0)
+    log_every: int = option(20, "steps between two rows of metrics.jsonl", low=1)
+    deterministic: bool | None = option(None, "bit-identical repeats; default on for cpu, off for cuda")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodingOptions(Config):
+    """How many images are worked on at once, and what is written."""
+
+    batch: int = option(8, "images of one padded size that go through a network together; fewer large ones", low=1)
+    jobs: int | None = option(None, "threads for files and entropy coding; default as many as cores, at most 8", low=1)
+    max_pixels: int = option(1 << 26, "refuse images with more pixels", low=1, high=1 << 26)
+    skip_existing: bool = option(False, "leave out images whose result is there and fits")
+    overwrite: bool = option(False, "write over what is there")
+    device: DeviceName = option("auto", "where networks run; the hyper-decoder always runs on the CPU")
+    threads: int | None = option(None, "CPU threads for torch; default all cores", low=1)
+    json: bool = option(False, "print one line of JSON for each image to stdout, and nothing else there")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompressEncodeConfig(CodingOptions):
+    """Compress images: a file, or a folder that is mirrored."""
+
+    input: Path = option(dataclasses.MISSING, "image, or folder of images at any depth", positional=True)
+    model: Path = option(dataclasses.MISSING, "model file, or run folder of compress train")
+    out: Path = option(dataclasses.MISSING, ".edic file or folder to write; with --archive an .edica file")
+    archive: bool = option(False, "one file for all images, at most 16 bytes an image beside what is coded (and names)")
+    names: bool = option(True, "--archive: keep the files' names")
+    alpha: AlphaRule = option("refuse", "what becomes of transparency: refuse, lay on white or black, drop")
+    to_8bit: bool = option(False, "round images of 16 bits a channel instead of refusing them")
+    find_grey: bool = option(False, "take RGB images whose channels are equal for grey; they decode to one channel")
+    latent_crc: bool = option(True, "keep four bytes by which another machine notices that it decodes wrongly")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompressDecodeConfig(CodingOptions):
+    """Decompress .edic files or an archive."""
+
+    input: Path = option(dataclasses.MISSING, ".edic file, .edica archive, or folder of .edic files", positional=True)
+    model: Path = option(dataclasses.MISSING, "the model that made them: model file or run folder")
+    out: Path = option(dataclasses.MISSING, "image or folder to write; a folder for an archive")
+    format: PictureName = option("png", "files to write; ppm is not compressed, and quick")
+    precision: Literal["fp32", "bf16"] = option(
+        "fp32", "arithmetic of the synthesis; bf16 changes pixels a little, and is quick where the hardware has it"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompressInfoConfig(Config):
+    """Say what a compressed file, an archive or a codec's model is, and with a model what its parts cost."""
+
+    path: Path = option(dataclasses.MISSING, ".edic, .edica, model file or run folder", positional=True)
+    model: Path | None = option(None, "also count and time the parts of this model, on an image of the file's size")
+    size: str = option("512x768", "height x width of the image that a model is timed on, where no file says it")
+    repeats: int = option(5, "timed passes; their median counts", low=1)
+    precision: Literal["fp32", "bf16"] = option("fp32", "arithmetic of the synthesis")
+    device: DeviceName = option("auto", "where networks run; the hyper-decoder always runs on the CPU")
+    threads: int | None = option(None, "CPU threads for torch; default all cores", low=1)
+    json: bool = option(False, "print JSON to stdout, and nothing else there")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodedFaceOptions(ImportOptions):
+    """What is asked of coded faces, with --faces."""
+
+    recogniser: Path | None = option(None, "face model that looks at coded faces: run folder, weights file or .onnx")
+    sides: tuple[CodedSides, ...] = option(
+        ("both", "probe"), "who is coded: both images of a pair, or one against an uncompressed gallery"
+    )
+    far: tuple[float, ...] = option((1e-2, 1e-3, 1e-4), "operating points for TAR", above=0, high=1)
+    dev: str | None = option(None, "pairs of other people: their uncompressed images choose thresholds that are kept")
+    dev_images: Path | None = option(None, "image root of --dev; default its folder's images/")
+    flip: Flip = option("model", "flip fusion: model follows the model's own table")
+    draws: int = option(1000, "bootstrap draws", low=100)
+    seed: int = option(0, "seed of the bootstrap", low=0)
+    batch: int = option(64, "images embedded at once", low=1)
+    cache_dir: Path | None = option(None, "embedding cache; default $FACEKIT_CACHE, else ~/.cache/facekit")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CompressBenchConfig(CodedFaceOptions):
+    """Measure codecs side by side: bits, quality and seconds on images, or bytes a face against recognition."""
+
+    model: tuple[Path, ...] = option(
+        (), "codecs: model files or runs of compress train, each one setting of EDIC; may be left out", positional=True
+    )
+    data: Path | None = option(None, "images of any size: folder, list file, packed data")
+    faces: tuple[str, ...] = option(
+        (), "instead of --data: pair list, .bin, folder with pairs.txt, or allpairs:LIST (comma separated)"
+    )
+    images: Path | None = option(None, "image root where --data or --faces is a list; default as its reader says")
+    codecs: tuple[ClassicalName, ...] = option((), "classical codecs beside them; default all that Pillow has here")
+    qualities: tuple[int, ...] = option(
+        (), "their settings; default 5, 10 .. 95, with --faces eight of these", low=1, high=100
+    )
+    ratios: tuple[int, ...] = option(
+        (), "settings of jpeg2000, raw to coded size; default 6 .. 192, with --faces eight of these", low=2, high=1000
+    )
+    device: DeviceName = option("auto", "where networks run; the hyper-decoder always runs on the CPU")
+    precision: Literal["fp32", "bf16"] = option("fp32", "arithmetic of the synthesis; all else is fp32")
+    threads: int | None = option(None, "CPU threads for torch; default all cores", low=1)
+    figures: bool = option(True, "draw the curves (SVG and PNG); needs the report extra")
+    json: bool = option(False, "print the results document to stdout, and nothing else there")
+    out: Path = option(dataclasses.MISSING, "new folder for results.json, results.csv and the figures")
+
+
+RUN_VERBS["compress train"] = CompressTrainConfig
