@@ -97,7 +97,8 @@ def sections(kind: type[Config]) -> list[tuple[dataclasses.Field[Any], str | Non
     return found
 
 
-@dataclass(frozen=True, kw_only=True)
+# No generated comparison, text or matching: Config has them once for all, and every start pays for each of them.
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False, match_args=False)
 class Config:
     """Base of all verbs: checks itself when built."""
 
@@ -105,6 +106,15 @@ class Config:
         hints = typing.get_type_hints(type(self))
         for field in dataclasses.fields(self):
             check_value(field, hints[field.name], getattr(self, field.name))
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and vars(self) == vars(other)
+
+    def __hash__(self) -> int:
+        return hash((type(self), *vars(self).values()))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON form, as written into run.json."""
@@ -213,7 +223,7 @@ def read_config(path: Path) -> Mapping[str, Any]:
 # --- option groups ---------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False, match_args=False)
 class DeviceOptions(Config):
     """Where and in which arithmetic a verb runs."""
 
@@ -222,7 +232,7 @@ class DeviceOptions(Config):
     threads: int | None = option(None, "CPU threads for torch; default all cores", low=1)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False, match_args=False)
 class DataOptions(Config):
     """Which images a verb reads."""
 
@@ -242,7 +252,7 @@ class DataOptions(Config):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False, match_args=False)
 class RunOptions(Config):
     """Where a run is written and how it continues."""
 
@@ -254,7 +264,7 @@ class RunOptions(Config):
     dry_run: bool = option(False, "build everything, run two steps, write nothing")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False, match_args=False)
 class FitOptions(Config):
     """The training loop."""
 
@@ -289,7 +299,7 @@ class FitOptions(Config):
     tensorboard: bool = option(False, "also write TensorBoard events (needs the tensorboard package)")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False, match_args=False)
 class SamplerOptions(Config):
     """Which images meet in a batch."""
 
@@ -305,7 +315,7 @@ class SamplerOptions(Config):
     cluster_by: Path | None = option(None, "sur: the model whose embeddings are clustered; default the teacher")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False, match_args=False)
 class SeveralOptions(Config):
     """Several runs in one process."""
 
@@ -316,7 +326,7 @@ class SeveralOptions(Config):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False, match_args=False)
 class CongruenceOptions(Config):
     """What the terms cc.taylor, cc.rbf, cc.bilinear and cc.mmd compare (after arXiv 1904.01802), and hint."""
 
@@ -330,7 +340,7 @@ class CongruenceOptions(Config):
     hint_stage: int | None = option(None, "hint: match the map at the end of this stage; default the embedding", low=1)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False, match_args=False)
 class RelationOptions(Config):
     """What the terms rad and rad.inbatch compare."""
 
@@ -349,7 +359,7 @@ class RelationOptions(Config):
     local_relations: bool = option(False, "with several processes: relate within each process's part of the batch")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False, match_args=False)
 class ImportOptions(Config):
     """How a foreign model's input is described where its file does not say."""
 
@@ -361,7 +371,7 @@ class ImportOptions(Config):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False, match_args=False)
 class EvalOptions(Config):
     """What is measured and how."""
 
@@ -378,7 +388,7 @@ class EvalOptions(Config):
     out: Path | None = option(None, "folder for results.json and results.csv")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False, match_args=False)
 class ProtocolOptions(Config):
     """What protocols beyond listed pairs read."""
 
@@ -398,7 +408,7 @@ class ProtocolOptions(Config):
     ties: Literal["pessimistic", "optimistic"] = option("pessimistic", "MegaFace: who wins a tie, distractor or mate")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False, match_args=False)
 class AlignmentOptions(Config):
     """How scores are aligned by each face's inter-class neighbours (idea: abstract of arXiv 2103.01559)."""
 
@@ -426,7 +436,7 @@ class AlignmentOptions(Config):
     candidates: int = option(10_000, "latentmix and noise: virtual people at most", low=10)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False, match_args=False)
 class ScoreOptions(AlignmentOptions):
     """Which ways to score are compared."""
 
@@ -441,7 +451,7 @@ class ScoreOptions(AlignmentOptions):
 # --- verbs -----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False, match_args=False)
 class HeadOptions(Config):
     """The classification head of an embedder; networks with classes of their own have none."""
 
@@ -456,7 +466,7 @@ class HeadOptions(Config):
     init_head: Path | None = option(None, "start the head from these class centres, as facekit head merge writes them")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False, match_args=False)
 class WeightingOptions(Config):
     """How much each training sample counts."""
 
@@ -471,7 +481,7 @@ class WeightingOptions(Config):
     clean_batch: int = option(100, "images of --clean in a step", low=1)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False, match_args=False)
 class NetworkOptions(Config):
     """The network that is trained."""
 
@@ -480,7 +490,7 @@ class NetworkOptions(Config):
     dropout: float = option(0.0, "dropout before the embedding layer", low=0, high=0.99)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False, match_args=False)
 class TrainConfig(
     NetworkOptions,
     DataOptions,
@@ -497,14 +507,14 @@ class TrainConfig(
     save_route: int = option(0, "keep the network every this many epochs, for route-train; 0 is off", low=0)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False, match_args=False)
 class RouteRecordConfig(TrainConfig):
     """Train a teacher and keep the states on its way: the route that students are taught along."""
 
     save_route: int = option(0, "keep the network every this many epochs; 0 is every 5 % of them", low=0)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False, match_args=False)
 class StudentOptions(Config):
     """The student, and what it learns from."""
 
@@ -535,7 +545,7 @@ class StudentOptions(Config):
     cache_dir: Path | None = option(None, "where they are kept; default $FACEKIT_CACHE, else ~/.cache/facekit")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False, match_args=False)
 class LearningOptions(
     DataOptions,
     RunOptions,
@@ -550,14 +560,14 @@ class LearningOptions(
     """All that says how a student learns from a given teacher."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False, match_args=False)
 class DistillConfig(LearningOptions, WeightingOptions, SeveralOptions, ImportOptions):
     """Train a small student from a teacher, on labelled or unlabelled images."""
 
     teacher: Path = option(dataclasses.MISSING, "run folder, .pt/.pth/.safetensors, or .onnx")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False, match_args=False)
 class ValidationOptions(Config):
     """Held-out images on which the hardness of a teacher's states is measured: never training, never test images."""
 
@@ -571,7 +581,7 @@ class ValidationOptions(Config):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False, match_args=False)
 class AnchorOptions(Config):
     """Which states of the route teach, and in which order (RCO, after the abstract of arXiv 1904.09149, lab)."""
 
@@ -592,7 +602,7 @@ class AnchorOptions(Config):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False, match_args=False)
 class RoutePlanConfig(AnchorOptions, ValidationOptions, DeviceOptions):
     """Show a recorded route, and the anchors that a student would be taught along."""
 
@@ -602,14 +612,14 @@ class RoutePlanConfig(AnchorOptions, ValidationOptions, DeviceOptions):
     json: bool = option(False, "print JSON to stdout, and nothing else there")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False, match_args=False)
 class RouteRunConfig(AnchorOptions, ValidationOptions, LearningOptions):
     """Train a student along a teacher's route: --epochs is the length of a stage (one-stage: of all)."""
 
     route: Path = option(dataclasses.MISSING, "run folder of a teacher trained with --save-route")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False, match_args=False)
 class RouteStatusConfig(Config):
     """Show how far a route-train run is: stages, hardness, congruence with the final teacher."""
 
@@ -617,7 +627,7 @@ class RouteStatusConfig(Config):
     json: bool = option(False, "print JSON to stdout, and nothing else there")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False, match_args=False)
 class AlignEvalConfig(EvalOptions, ProtocolOptions, ScoreOptions, ImportOptions, DeviceOptions):
     """Measure a model on face benchmarks, raw and aligned, with an interval behind every number."""
 
@@ -642,7 +652,7 @@ class AlignEvalConfig(EvalOptions, ProtocolOptions, ScoreOptions, ImportOptions,
     thumbnails: bool = option(False, "show the hardest pairs in the report: face images leave your data with it")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False, match_args=False)
 class BankConfig(DataOptions, ImportOptions, DeviceOptions):
     """Write a support bank: the faces that scores are aligned against."""
 
@@ -660,7 +670,7 @@ class BankConfig(DataOptions, ImportOptions, DeviceOptions):
     cache_dir: Path | None = option(None, "embedding cache; default $FACEKIT_CACHE, else ~/.cache/facekit")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False, match_args=False)
 class FitEstimatorConfig(DataOptions, ImportOptions, DeviceOptions):
     """Learn to tell a face's discrepancy from its embedding alone: no other image at evaluation."""
 
@@ -680,7 +690,7 @@ class FitEstimatorConfig(DataOptions, ImportOptions, DeviceOptions):
     cache_dir: Path | None = option(None, "embedding cache; default $FACEKIT_CACHE, else ~/.cache/facekit")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False, match_args=False)
 class FitGeneratorConfig(DataOptions, RunOptions, ImportOptions, DeviceOptions):
     """Train a conditional GAN that draws the face of an embedding (lab): virtual people for the support set."""
 
@@ -699,7 +709,7 @@ class FitGeneratorConfig(DataOptions, RunOptions, ImportOptions, DeviceOptions):
     cache_dir: Path | None = option(None, "embedding cache; default $FACEKIT_CACHE, else ~/.cache/facekit")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False, match_args=False)
 class SwapConfig(EvalOptions, ScoreOptions, ImportOptions, DeviceOptions):
     """Can the new model replace the old one without enrolling anybody again?"""
 
@@ -713,7 +723,7 @@ class SwapConfig(EvalOptions, ScoreOptions, ImportOptions, DeviceOptions):
     report: Path | None = option(None, "write one self-contained HTML page here")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False, match_args=False)
 class RunsListConfig(Config):
     """List the runs below a folder: how far each is, why it stopped, how good it is."""
 
@@ -725,7 +735,7 @@ class RunsListConfig(Config):
     json: bool = option(False, "print JSON to stdout, and nothing else there")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False, match_args=False)
 class RunsShowConfig(Config):
     """Show one run in full: options, data, progress, dev numbers, results, files."""
 
@@ -733,7 +743,7 @@ class RunsShowConfig(Config):
     json: bool = option(False, "print JSON to stdout, and nothing else there")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False, match_args=False)
 class RunsCompareConfig(EvalOptions, ImportOptions, DeviceOptions):
     """Which runs are better than the first one, and is that more than chance?"""
 
@@ -756,7 +766,7 @@ class RunsCompareConfig(EvalOptions, ImportOptions, DeviceOptions):
     out: Path | None = option(None, "folder for compare.json and compare.csv")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False, match_args=False)
 class EmbedConfig(AlignmentOptions, ImportOptions, DataOptions, DeviceOptions):
     """Embed a folder of faces: float32, not normalised."""
 
@@ -769,7 +779,7 @@ class EmbedConfig(AlignmentOptions, ImportOptions, DataOptions, DeviceOptions):
     batch: int = option(64, "images embedded at once", low=1)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False, match_args=False)
 class ExportConfig(ImportOptions):
     """Write an ONNX file and prove that it computes the same embeddings."""
 
@@ -787,7 +797,7 @@ class ExportConfig(ImportOptions):
     threads: int | None = option(None, "CPU threads of the parity gate; default all cores", low=1)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False, match_args=False)
 class ProfileConfig(ImportOptions, DeviceOptions):
     """Count parameters and multiply-accumulates, time a single image."""
 
@@ -797,7 +807,7 @@ class ProfileConfig(ImportOptions, DeviceOptions):
     json: bool = option(False, "print JSON to stdout, and nothing else there")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False, match_args=False)
 class PackConfig(DataOptions):
     """Write images into one packed file that is read at memory speed."""
 
@@ -808,7 +818,7 @@ class PackConfig(DataOptions):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False, match_args=False)
 class CheckConfig(DataOptions):
     """Look for broken, tiny, duplicate and mis-sized images, and for people shared with a test list."""
 
@@ -817,7 +827,7 @@ class CheckConfig(DataOptions):
     json: bool = option(False, "print JSON to stdout, and nothing else there")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False, match_args=False)
 class SynthConfig(Config):
     """Render procedural identities: data for demos and tests, owned by nobody."""
 
@@ -830,7 +840,7 @@ class SynthConfig(Config):
     seed: int = option(0, "seed", low=0)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False, match_args=False)
 class PairsConfig(DataOptions):
     """Write a verification set of your own people: balanced, folds that share nobody, classes interleaved."""
 
@@ -842,7 +852,7 @@ class PairsConfig(DataOptions):
     bin: bool = option(False, "also write InsightFace's .bin into the folder")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False, match_args=False)
 class NoiseConfig(DataOptions):
     """Plan wrong labels or a long tail: a small file that --noise-plan applies. No image is touched."""
 
@@ -860,7 +870,7 @@ class NoiseConfig(DataOptions):
     seed: int = option(0, "seed of the plan", low=0)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False, match_args=False)
 class HeadMergeConfig(Config):
     """Join the PartialFC shards that arcface_torch wrote for each GPU into one head."""
 
@@ -870,7 +880,7 @@ class HeadMergeConfig(Config):
     out: Path = option(dataclasses.MISSING, ".safetensors file to write")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False, match_args=False)
 class HeadSliceConfig(Config):
     """Cut a head into PartialFC shards, so that arcface_torch can go on with another number of GPUs."""
 
@@ -882,7 +892,7 @@ class HeadSliceConfig(Config):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False, match_args=False)
 class DoctorConfig(Config):
     """Say what is installed, which device and precision would be used, and what is missing."""
 
@@ -905,7 +915,7 @@ def defaults_of(verb: str) -> dict[str, Any]:
     return {f.name: to_plain(f.default) for f in fields if f.default is not dataclasses.MISSING}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False, match_args=False)
 class RewardOptions(Config):
     """Clean images that nobody trains on: what rewards, tuning and choice are measured on."""
 
@@ -917,7 +927,7 @@ class RewardOptions(Config):
     val_far: float = option(1e-3, "FAR of the TAR that pairs are rewarded by", above=0, high=1)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False, match_args=False)
 class PolicyOptions(Config):
     """What a policy may look at and do, and how long it is searched for."""
 
@@ -937,7 +947,7 @@ class PolicyOptions(Config):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False, match_args=False)
 class PolicySearchConfig(
     NetworkOptions,
     DataOptions,
@@ -954,7 +964,7 @@ class PolicySearchConfig(
     episodes: int = option(40, "trainings that are searched through, --epochs each", low=1)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False, match_args=False)
 class PolicyApplyConfig(
     NetworkOptions, DataOptions, RunOptions, FitOptions, SamplerOptions, HeadOptions, DeviceOptions
 ):
@@ -963,7 +973,7 @@ class PolicyApplyConfig(
     policy: Path = option(dataclasses.MISSING, "policy.json of a search", positional=True)
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False, match_args=False)
 class WeightersConfig(
     NetworkOptions,
     DataOptions,
@@ -1001,7 +1011,7 @@ class WeightersConfig(
     json: bool = option(False, "print JSON to stdout, and nothing else there")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False, match_args=False)
 class PolicyShowConfig(Config):
     """Draw what a weighting policy does: weight against loss and entropy, stage by stage."""
 
@@ -1010,7 +1020,7 @@ class PolicyShowConfig(Config):
     json: bool = option(False, "print JSON to stdout, and nothing else there")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False, match_args=False)
 class AuditConfig(DataOptions, ImportOptions, DeviceOptions):
     """List the images whose labels look wrong: those that weigh least, with precision and recall where a plan knows."""
 
@@ -1042,7 +1052,7 @@ ClassicalName = Literal["jpeg420", "jpeg444", "webp", "avif420", "avif444", "jpe
 CodedSides = Literal["both", "probe"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False, match_args=False)
 class CodecOptions(Config):
     """The networks of a codec."""
 
@@ -1055,7 +1065,7 @@ class CodecOptions(Config):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False, match_args=False)
 class CompressTrainConfig(CodecOptions, RunOptions, DeviceOptions):
     """Train an image codec (lab, after the abstract of arXiv 2002.03370): EDIC's parts, written anew."""
 
@@ -1095,7 +1105,7 @@ class CompressTrainConfig(CodecOptions, RunOptions, DeviceOptions):
     deterministic: bool | None = option(None, "bit-identical repeats; default on for cpu, off for cuda")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False, match_args=False)
 class CodingOptions(Config):
     """How many images are worked on at once, and what is written."""
 
@@ -1109,7 +1119,7 @@ class CodingOptions(Config):
     json: bool = option(False, "print one line of JSON for each image to stdout, and nothing else there")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False, match_args=False)
 class CompressEncodeConfig(CodingOptions):
     """Compress images: a file, or a folder that is mirrored."""
 
@@ -1124,7 +1134,7 @@ class CompressEncodeConfig(CodingOptions):
     latent_crc: bool = option(True, "keep four bytes by which another machine notices that it decodes wrongly")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False, match_args=False)
 class CompressDecodeConfig(CodingOptions):
     """Decompress .edic files or an archive."""
 
@@ -1137,7 +1147,7 @@ class CompressDecodeConfig(CodingOptions):
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False, match_args=False)
 class CompressInfoConfig(Config):
     """Say what a compressed file, an archive or a codec's model is, and with a model what its parts cost."""
 
@@ -1151,7 +1161,7 @@ class CompressInfoConfig(Config):
     json: bool = option(False, "print JSON to stdout, and nothing else there")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False, match_args=False)
 class CodedFaceOptions(ImportOptions):
     """What is asked of coded faces, with --faces."""
 
@@ -1169,7 +1179,7 @@ class CodedFaceOptions(ImportOptions):
     cache_dir: Path | None = option(None, "embedding cache; default $FACEKIT_CACHE, else ~/.cache/facekit")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False, match_args=False)
 class CompressBenchConfig(CodedFaceOptions):
     """Measure codecs side by side: bits, quality and seconds on images, or bytes a face against recognition."""
 

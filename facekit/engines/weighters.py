@@ -370,12 +370,12 @@ def described(row: Row, standing: Standing, finding: Finding | None) -> dict[str
 
 
 def needs_of_row(row: Row) -> list[str]:
-    """What a row is given beyond the batch, also while its settings are found."""
+    """What a row is given beyond the batch; ``val`` and ``reference`` only while its settings are found."""
     if row.name == CLEANED:
         return ["clean"]
     own = needs_of(row.tried.text.partition(":")[0])
-    found_by = {"clean (search)", "reference (search)"} if row.name == "law" else set()
-    return sorted(own | found_by | ({"clean (tuning)"} if row.tried.seconds and row.name != "law" else set()))
+    found_by = {"val", "reference"} if row.name == "law" else {"val"} if row.tried.seconds else set()
+    return sorted(own | found_by)
 
 
 def run_of(path: Path) -> Path:
