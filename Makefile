@@ -1,7 +1,7 @@
 # facekit: `make help` lists the targets. A fresh clone needs nothing but Python 3.11+ and pip's index.
 PYTHON ?= python3
 VENV ?= .venv
-EXTRAS ?= dev,onnx,report
+EXTRAS ?= codec,dev,onnx,report
 
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
