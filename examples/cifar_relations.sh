@@ -49,14 +49,14 @@ for seed in $seeds; do
 done
 distill kd --method cls+kd
 distill cckd --method cckd
-distill hint --method cls+hint --weights cls=1
+distill hint --method cls+hint --weights cls=1,hint=1
 distill sp --method cls+sp --weights cls=1
 distill rkd --method cls+rkd --weights cls=1
 distill cc.aberhu --method cls+cc.aberhu --weights cls=1
 distill cc.tface --method cls+cc.tface --weights cls=1,cc.tface=100
 distill cc.torchdistill --method kd+cc.torchdistill --weights kd=1 --tau 1
 distill cc.repdistiller --method cls+cc.repdistiller --weights cls=1
-distill hint+cc --method cls+hint+cc --weights cls=1
+distill hint+cc --method cls+hint+cc --weights cls=1,hint=1
 distill kd-cur --method cls+kd --sampler cur --per-class 32
 distill cckd-cur --method cckd --sampler cur --per-class 32
 distill kd-sur --method cls+kd --sampler sur --per-class 4 --superclasses 64
@@ -64,6 +64,11 @@ distill cckd-sur --method cckd --sampler sur --per-class 4 --superclasses 64
 route rco-eei --epochs $((epochs / 4)) --interval $((epochs / 4))
 route rco-restart --epochs $((epochs / 4)) --interval $((epochs / 4)) --control restart
 route rco-onestage --epochs "$epochs" --interval $((epochs / 4)) --strategy one-stage
+route rco-reversed --epochs $((epochs / 4)) --interval $((epochs / 4)) --control reversed
+for control in none restart; do
+    route "rco-hint-$control" --epochs $((epochs / 4)) --interval $((epochs / 4)) --method cls+hint --weights cls=1,hint=1 --control "$control"
+    route "rco-fcd-$control" --epochs $((epochs / 4)) --interval $((epochs / 4)) --method cls+fcd --weights cls=1,fcd=32 --control "$control"
+done
 route rco-gs --epochs $((epochs / 4)) --strategy gs --delta 1.5 --max-anchors 4
 
 # 4. One look at the test images: the teacher, then each arm beside its control.
@@ -80,4 +85,6 @@ compare kd kd cckd kd-cur kd-sur rco-onestage cc.torchdistill
 compare cur kd-cur cckd-cur
 compare sur kd-sur cckd-sur
 compare hint hint hint+cc
-compare rco rco-restart rco-eei rco-gs
+compare rco rco-restart rco-eei rco-gs rco-reversed
+compare rco-hint rco-hint-restart rco-hint-none
+compare rco-fcd rco-fcd-restart rco-fcd-none
