@@ -1162,7 +1162,7 @@ class CompressInfoConfig(Config):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False, match_args=False)
-class CodedFaceOptions(ImportOptions):
+class FaceOptions(ImportOptions):
     """What is asked of coded faces, with --faces."""
 
     recogniser: Path | None = option(None, "face model that looks at coded faces: run folder, weights file or .onnx")
@@ -1180,7 +1180,7 @@ class CodedFaceOptions(ImportOptions):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False, match_args=False)
-class CompressBenchConfig(CodedFaceOptions):
+class CompressBenchConfig(FaceOptions):
     """Measure codecs side by side: bits, quality and seconds on images, or bytes a face against recognition."""
 
     model: tuple[Path, ...] = option(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _WORST = 0.25
 """So far below the uncompressed rate the panels reach; what lies lower is of no use to anybody."""
 _TICKS = (50, 100, 150, 200, 300, 500, 700, 1000, 1500, 2000, 3000, 5000, 10000, 20000)
-_TITLES = {"both": "both images coded", "probe": "probe coded, gallery uncompressed"}
+TITLES = {"both": "both images coded", "probe": "probe coded, gallery uncompressed"}
 
 
 def write_face_figures(rows: Sequence[FaceRow], folder: Path) -> list[Path]:
@@ -35,7 +35,7 @@ def write_face_figures(rows: Sequence[FaceRow], folder: Path) -> list[Path]:
             for side in SIDES:
                 mine = [row for row in rows if row.benchmark == benchmark and row.sides in (side, "")]
                 if any(row.sides for row in mine):
-                    written += write_figure(face_figure(mine, _TITLES[side]), folder, f"faces-{name}-{side}")
+                    written += write_figure(face_figure(mine, TITLES[side]), folder, f"faces-{name}-{side}")
     return written
 
 

@@ -4,106 +4,107 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from rich import box
 from rich.table import Table
 
 from facekit.core.reporting import printable
 from facekit.evaluation.bytebudget import METRICS, Budget, savings, sentences
 from facekit.evaluation.classical import CLASSICAL
+from facekit.evaluation.facefigures import TITLES
 from facekit.evaluation.facerows import SIDES, FaceRow
-
-TITLES = {"both": "both images coded", "probe": "probe coded, gallery uncompressed"}
-Point = tuple[str, float | None]
-"""A metric and the FAR it is taken at."""
+from facekit.evaluation.rdscreen import headed
 
 
 def face_screen(rows: Sequence[FaceRow], budgets: Sequence[Budget]) -> Iterator[Table | str]:
-    """A table for each benchmark and case, one of the bytes that will do, and what that saves."""
+    """For each benchmark and case the rates and the bytes that will do; then what that saves."""
+    whole = [budget for budget in budgets if budget.counted == "whole"]
     for benchmark in dict.fromkeys(row.benchmark for row in rows):
         for side in SIDES:
             mine = [row for row in rows if row.benchmark == benchmark and row.sides in (side, "")]
             if any(row.sides for row in mine):
-                yield rate_table(mine, f"{benchmark}: {TITLES[side]}")
+                yield f"\n{printable(benchmark)}: {TITLES[side]}"
+                yield rate_table(mine)
+                if kept := [row for row in mine if row.metric == "tar@threshold"]:
+                    yield threshold_table(kept, [row for row in mine if row.metric == "far@threshold"])
+                if asked := [b for b in whole if (b.benchmark, b.sides) == (benchmark, side)]:
+                    yield budget_table(asked)
     yield (
-        "Rates in %, in brackets the change against uncompressed. * near the size of the files the faces come from: "
-        "the loss is too small to be true."
+        "bytes: mean of whole files; * near the size of the files the faces come from, where the loss is too small to "
+        "be true. Will do: interpolated between settings. Keeps: the last setting before the first that loses more. "
+        "Shown: the last whose whole interval keeps."
     )
-    whole = [budget for budget in budgets if budget.counted == "whole"]
-    if whole:
-        yield budget_table(whole)
-        yield (
-            "bytes: interpolated. keeps: the smallest setting before the first that loses more. shown: the smallest "
-            "whose whole interval keeps. Bytes without what all files share are in results.json."
-        )
     for codec in dict.fromkeys(budget.codec for budget in whole if budget.codec not in CLASSICAL):
         yield from sentences(savings(whole, codec))
 
 
-def rate_table(rows: Sequence[FaceRow], title: str) -> Table:
-    """One line a setting; rates at moved and at kept thresholds in columns."""
-    points: list[Point] = list(dict.fromkeys((row.metric, row.at) for row in rows))
-    table = Table(
-        box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, title=printable(title), title_justify="left"
-    )
-    for column in ("codec", "setting"):
-        table.add_column(column, no_wrap=True)
-    for column in ("bytes", "payload", "PSNR", "cosine", *(heading(point) for point in points)):
-        table.add_column(column, justify="right", no_wrap=True)
-    lines: dict[tuple[str, str], dict[Point, FaceRow]] = {}
+def rate_table(rows: Sequence[FaceRow]) -> Table:
+    """One line a setting: uncompressed its rates, the others what they change."""
+    points = list(dict.fromkeys((row.metric, row.at) for row in rows if row.metric in METRICS))
+    table = headed(
+        "rates of uncompressed faces in %; of coded ones the change in points",
+        ("codec", "setting"), ("bytes", "cosine", *(heading(*point) for point in points)),
+    )  # fmt: skip
+    lines: dict[tuple[str, str], dict[tuple[str, float | None], FaceRow]] = {}
     for row in rows:
         lines.setdefault((row.codec, row.setting), {})[row.metric, row.at] = row
     for (codec, setting), line in lines.items():
         one = next(iter(line.values()))
+        cosine = "" if one.cosine is None else f"{one.cosine:.4f}"
         table.add_row(
-            printable(codec),
-            printable(setting),
-            f"{one.bytes:,.0f}{'*' * one.near_source}",
-            f"{one.payload:,.0f}",
-            "" if one.psnr is None else f"{one.psnr:.2f}",
-            "" if one.cosine is None else f"{one.cosine:.4f}",
-            *(cell(line.get(point)) for point in points),
-        )
+            printable(codec), printable(setting), size(one.bytes, one.near_source), cosine,
+            *(rate(line[point]) for point in points),
+        )  # fmt: skip
     return table
 
 
-def heading(point: Point) -> str:
-    """``TAR@0.001``; with a threshold from other people ``TAR for 0.001`` and what FAR became of it."""
-    metric, at = point
-    names = {"tar@far": "TAR@", "tar@threshold": "TAR for ", "far@threshold": "FAR for "}
-    return "accuracy" if at is None else f"{names[metric]}{at:g}"
+def heading(metric: str, at: float | None) -> str:
+    """``TAR@0.001``."""
+    return "accuracy" if at is None else f"TAR@{at:g}"
 
 
-def cell(row: FaceRow | None) -> str:
-    """``98.21 (-0.34)``."""
-    if row is None or row.value is None:
-        return "-"
-    return f"{100 * row.value:.2f}" + ("" if row.delta is None else f" ({100 * row.delta:+.2f})")
+def rate(row: FaceRow) -> str:
+    """``98.21`` of the uncompressed, ``-0.34`` of the others."""
+    value = row.delta if row.sides else row.value
+    return "-" if value is None else f"{100 * value:+.2f}" if row.sides else f"{100 * value:.2f}"
+
+
+def threshold_table(accepted: Sequence[FaceRow], impostors: Sequence[FaceRow]) -> Table:
+    """What becomes of TAR and of FAR where the threshold stays: one line for a setting and a threshold."""
+    table = headed(
+        "at thresholds that uncompressed images of other people chose", ("codec", "setting"),
+        ("bytes", "chosen for FAR", "TAR %", "FAR"),
+    )  # fmt: skip
+    for genuine, impostor in zip(accepted, impostors, strict=True):
+        table.add_row(
+            printable(genuine.codec), printable(genuine.setting), size(genuine.bytes, genuine.near_source),
+            f"{genuine.at:g}",
+            "-" if genuine.value is None else f"{100 * genuine.value:.2f}",
+            "-" if impostor.value is None else f"{impostor.value:.2g}",
+        )  # fmt: skip
+    return table
 
 
 def budget_table(budgets: Sequence[Budget]) -> Table:
-    """One line for a codec, case and rate."""
+    """One line for a rate and a codec."""
     title = f"bytes a face that lose at most {100 * budgets[0].allowed:g} points"
-    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, title=title, title_justify="left")
-    for column in ("benchmark", "coded", "rate", "codec"):
-        table.add_column(column, no_wrap=True)
-    for column in ("bytes", "keeps", "shown"):
-        table.add_column(column, justify="right", no_wrap=True)
+    table = headed(title, ("rate", "codec"), ("will do", "keeps", "shown"))
     table.add_column("note")
-    ordered = sorted(budgets, key=lambda b: (b.benchmark, b.sides, METRICS.index(b.metric), -(b.at or 0)))
-    for budget in ordered:
+    for budget in sorted(budgets, key=lambda budget: (METRICS.index(budget.metric), -(budget.at or 0))):
         table.add_row(
-            printable(budget.benchmark),
-            budget.sides,
-            heading((budget.metric, budget.at)),
+            heading(budget.metric, budget.at),
             printable(budget.codec),
-            "-" if budget.bytes is None else f"{budget.bytes:,.0f}{'*' * budget.near_source}",
-            setting(budget.setting, budget.setting_bytes),
-            setting(budget.shown_setting, budget.shown_bytes),
+            "-" if budget.bytes is None else size(budget.bytes, budget.near_source),
+            kept_at(budget.setting, budget.setting_bytes),
+            kept_at(budget.shown_setting, budget.shown_bytes),
             printable(budget.note),
         )
     return table
 
 
-def setting(name: str | None, size: float | None) -> str:
+def size(count: float, near_source: bool) -> str:
+    """``1,204*``."""
+    return f"{count:,.0f}{'*' * near_source}"
+
+
+def kept_at(name: str | None, count: float | None) -> str:
     """``quality 30: 812``."""
-    return "-" if name is None or size is None else f"{printable(name)}: {size:,.0f}"
+    return "-" if name is None or count is None else f"{printable(name)}: {count:,.0f}"

@@ -28,22 +28,28 @@ def rd_screen(points: Sequence[RdPoint], rates: Sequence[BdRow]) -> Iterator[Tab
     yield "BD-rate: bits more (below 0: fewer) at equal quality, over the qualities that both have."
 
 
+def headed(title: str, names: Sequence[str], numbers: Sequence[str]) -> Table:
+    """An empty table."""
+    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, title=title, title_justify="left")
+    for column in names:
+        table.add_column(column, no_wrap=True)
+    for column in numbers:
+        table.add_column(column, justify="right", no_wrap=True)
+    return table
+
+
 def point_table(points: Sequence[RdPoint]) -> Table:
     """One line a setting."""
     title = f"means over {points[0].images:,} images; bits of whole files; seconds of wall, of all threads in brackets"
-    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, title=title, title_justify="left")
-    for column in ("codec", "setting"):
-        table.add_column(column, no_wrap=True)
-    for column in ("bits/pixel", "PSNR dB", "MS-SSIM", "dB", "encode s", "decode s"):
-        table.add_column(column, justify="right", no_wrap=True)
+    numbers = ("bits/pixel", "PSNR dB", "MS-SSIM dB", "encode s", "decode s")
+    table = headed(title, ("codec", "setting"), numbers)
     for point, following in zip(points, [*points[1:], None], strict=True):
         table.add_row(
             printable(point.codec),
             printable(point.setting),
             f"{point.bpp:.4f}",
-            number(point.psnr, 2),
-            number(point.ms_ssim, 4),
-            number(point.ms_ssim_db, 2),
+            decibels(point.psnr),
+            decibels(point.ms_ssim_db),
             f"{point.encode_s:.3f} ({point.encode_cpu_s:.3f})",
             f"{point.decode_s:.3f} ({point.decode_cpu_s:.3f})",
             end_section=following is not None and following.codec != point.codec,
@@ -53,11 +59,7 @@ def point_table(points: Sequence[RdPoint]) -> Table:
 
 def rate_table(rows: Sequence[BdRow]) -> Table:
     """One line for a codec and what it is held against."""
-    table = Table(box=box.SIMPLE_HEAD, header_style="bold", pad_edge=False, title="BD-rate", title_justify="left")
-    for column in ("codec", "against"):
-        table.add_column(column, no_wrap=True)
-    for column in ("at equal PSNR", "at equal MS-SSIM"):
-        table.add_column(column, justify="right", no_wrap=True)
+    table = headed("BD-rate", ("codec", "against"), ("at equal PSNR", "at equal MS-SSIM"))
     cells = {(row.codec, row.anchor, row.published, row.quality): row for row in rows}
     for codec, anchor, published in dict.fromkeys(key[:3] for key in cells):
         table.add_row(
@@ -73,8 +75,8 @@ def rate(row: BdRow) -> str:
     return "-" if row.percent is None else f"{row.percent:+.1f} % ({row.low:.1f}..{row.high:.1f} dB)"
 
 
-def number(value: float, digits: int) -> str:
-    """A number, or why there is none: an image was too small, or nothing was lost."""
+def decibels(value: float) -> str:
+    """A quality, or why it is no number: an image was too small, or nothing was lost."""
     if math.isnan(value):
         return "too small"
-    return f"{value:.{digits}f}" if math.isfinite(value) else "lossless"
+    return f"{value:.2f}" if math.isfinite(value) else "lossless"

@@ -16,6 +16,7 @@ from torch import Tensor
 from facekit.core.errors import InputError
 from facekit.models import Classifier
 from facekit.models.adopt import adopt, channels, count, dims
+from facekit.models.conv3 import Conv3
 from facekit.models.mobilenetv2 import MobileNetV2
 from facekit.models.records import classifier_record
 from facekit.models.resnet import SHAPES, ResNet, Shape
@@ -45,6 +46,9 @@ def import_classifier(state: Mapping[str, Tensor]) -> tuple[Classifier, dict[str
         elif "blocks.0.0.conv.0.weight" in state:
             name = "mobilenetv2_half"
             net = MobileNetV2(channels(state, "classifier.0.weight"))
+        elif {"conv3.weight", "bn3.weight", "fc.weight"} <= state.keys():
+            name = "conv3"
+            net = Conv3(channels(state, "fc.weight"))
         else:
             return None
     adopt(net, state)

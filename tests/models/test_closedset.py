@@ -48,7 +48,7 @@ def test_a_published_file_computes_the_same_maps_and_scores(file: str) -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)
 
 
-QUICK = {"resnet8", "resnet20", "resnet8x4", "wrn16_1", "wrn16_2", "mobilenetv2_half"}
+QUICK = {"resnet8", "resnet20", "resnet8x4", "wrn16_1", "wrn16_2", "mobilenetv2_half", "conv3"}
 
 
 @pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in CLASSIFIERS])
