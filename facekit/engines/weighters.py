@@ -458,7 +458,7 @@ def sentences(content: Mapping[str, Any]) -> Iterator[str]:
     if "rival" in content:
         yield content["rival"]["sentence"]
     if "headroom" in content:
-        few = ": too little to gain much" if content["headroom"] < ENOUGH_HEADROOM else ""
+        few = ": too little for a claim of ten points" if content["headroom"] < ENOUGH_HEADROOM else ""
         yield f"Dropping all wrong labels would gain {100 * content['headroom']:+.1f} points{few}."
 
 
