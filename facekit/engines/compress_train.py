@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from facekit import __version__
 from facekit.codec.arch import Arch
 from facekit.codec.coder import Coder
-from facekit.codec.distortion import DISTORTIONS
+from facekit.codec.distortion import DISTORTIONS, Distortion
 from facekit.codec.export import exported, restored
 from facekit.codec.modelfile import CodecModel, write_model
 from facekit.codec.networks import Codec
@@ -37,6 +37,7 @@ from facekit.engines.fitting import check_same, now, recorded, seed_everything
 from facekit.models.loading import Model, load_model
 from facekit.training.codec import CodecTask
 from facekit.training.codecdev import CodecDev
+from facekit.training.codecfiles import LARGEST_GAP, coded_facts
 from facekit.training.gan import Recogniser
 from facekit.training.optimisers import build_optimiser
 
@@ -242,7 +243,7 @@ def train(
     )
     validate = None
     if inputs.val is not None and not dry:
-        validate = CodecDev(Pictures(inputs.val), DISTORTIONS[config.distortion], lam, device)
+        validate = validation(Pictures(inputs.val), DISTORTIONS[config.distortion], lam, device)
     saving = Saving(minutes=config.save_minutes, deadline=started + config.budget_s if config.budget_s else None)
     with recorded(run, meta, device, dry):
         progress = fit(
@@ -261,6 +262,25 @@ def train(
             seed=config.seed,
         )
     return task, progress
+
+
+def validation(
+    images: Iterable[np.ndarray], distortion: Distortion, lam: float, device: Device
+) -> Callable[[nn.Module], dict[str, float]]:
+    """What is measured after an epoch: all images as estimated, a few as files."""
+    dev = CodecDev(images, distortion, lam, device)
+
+    def numbers(codec: nn.Module) -> dict[str, float]:
+        facts = coded_facts(codec, images, device)
+        if abs(facts["gap"]) > LARGEST_GAP:
+            say(
+                "warning",
+                f"files are {100 * facts['gap']:+.1f} % from what training estimates of them (up to "
+                f"{100 * LARGEST_GAP:g} % is usual): please report it, with run.json",
+            )
+        return {**dev(codec), **facts}
+
+    return numbers
 
 
 class Pictures:
