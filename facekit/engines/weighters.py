@@ -463,11 +463,11 @@ def sentences(content: Mapping[str, Any]) -> Iterator[str]:
 
 
 def grid(*columns: str) -> Table:
-    """An empty table; the first and the last column hold words."""
+    """An empty table; the first and the last column hold words, and the last one may take several lines."""
     empty = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     for column in columns:
         words = column in (columns[0], columns[-1])
-        empty.add_column(column, justify="left" if words else "right", no_wrap=True)
+        empty.add_column(column, justify="left" if words else "right", no_wrap=column != columns[-1])
     return empty
 
 
