@@ -1,0 +1,44 @@
+#!/usr/bin/env bash
+# Image codecs for faces: how few bytes keep a face recognisable? The tables of docs/results/compress.md.
+# Usage: bash examples/face_codec.sh DATA [OUT]
+#   DATA     holds lfw112/ (images/, pairsDev.txt, pairsDevTest.txt) and teacher/mobilefacenet_y1.onnx
+#   OUT      default runs/codec
+#   STUDENT  a face model that gives gradients, for the codec that knows faces; default the run of examples/lfw_distill.sh
+# Two hours on one CPU core. Run it again: what is done is skipped, what was cut goes on.
+set -euo pipefail
+
+data=$1
+out=${2:-runs/codec}
+student=${STUDENT:-runs/lfw/fcd-mbf_half-15}
+lfw=$data/lfw112
+# Codecs learn from people that are in neither list: nobody who is measured was seen.
+faces=(--faces "$lfw/images" --exclude "$lfw/pairsDev.txt,$lfw/pairsDevTest.txt" --batch 8 --crop 112)
+mkdir -p "$out"
+
+train() { # NAME FROM ARGUMENTS: FROM - is from nothing; begun where it is new, else gone on with
+    local name=$1 from=$2
+    shift 2
+    local start=(--init "$from")
+    if [ "$from" = - ]; then start=(); fi
+    if [ -e "$out/$name" ]; then start=(--resume); fi
+    facekit compress train "${faces[@]}" "$@" "${start[@]}" --out "$out/$name"
+}
+
+# 1. One codec from nothing, then a ladder of rates from it, each without and with somebody who looks at the faces.
+train base - --n 64 --m 96 --lambda 2048 --lr 1.5e-3 --epochs 6 --epoch-steps 500
+rungs=(--n 64 --m 96 --lr 3e-4 --epochs 2 --epoch-steps 250)
+for lambda in 4096 2048 1024 512; do
+    train "plain$lambda" "$out/base" "${rungs[@]}" --lambda "$lambda"
+done
+for lambda in 2048 1024 512 256; do
+    train "aware$lambda" "$out/base" "${rungs[@]}" --lambda "$lambda" --recogniser "$student" --fcd-weight "${WEIGHT:-32}"
+done
+
+# 2. Bytes a face against recognition, by a model that neither codec nor student is: chosen on the dev people, then once
+#    on the test people.
+for people in pairsDev pairsDevTest; do
+    [ -d "$out/$people" ] ||
+        facekit compress bench "$out"/plain* "$out"/aware* --faces "allpairs:$lfw/$people.txt" --flip none \
+            --recogniser "$data/teacher/mobilefacenet_y1.onnx" --sides both --codecs jpeg420,webp,avif420 \
+            --qualities 20,40,60,75,85,92 --out "$out/$people"
+done
