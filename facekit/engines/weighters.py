@@ -8,6 +8,7 @@ import io
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ from torch import nn
 from facekit import __version__
 from facekit.configs import PolicySearchConfig, TrainConfig, WeightersConfig
 from facekit.core.device import Device
-from facekit.core.errors import UsageError
+from facekit.core.errors import Interrupted, Unfinished, UsageError
 from facekit.core.files import plain, read_json, write_atomic, write_json
 from facekit.core.reporting import result_screen, say
 from facekit.core.schedule import Schedule
@@ -84,8 +85,11 @@ def run(config: WeightersConfig) -> None:
     started = time.monotonic()
     with opened_device(training(config, "uniform", config.seeds[0], config.out, None)) as device:
         work = Work(config, device, started)
-        found = {name: work.tuned(name) for name in config.rows}
-        rows = [Row(name, found[name], tuple(work.final(name, found[name], s) for s in config.seeds)) for name in found]
+        with call_again(config.out):
+            found = {name: work.tuned(name) for name in config.rows}
+            rows = [
+                Row(name, found[name], tuple(work.final(name, found[name], s) for s in config.seeds)) for name in found
+            ]
         if "coteaching" in found:
             peers = tuple(path / "checkpoints" / "peer" for path in rows[list(found).index("coteaching")].runs)
             rows.append(Row(PEER, found["coteaching"], peers))
@@ -102,6 +106,18 @@ def run(config: WeightersConfig) -> None:
     for sentence in sentences(content):
         screen.print(sentence, soft_wrap=True)
     say("wrote", f"{config.out / 'results.json'} and results.csv")
+
+
+@contextmanager
+def call_again(out: Path) -> Iterator[None]:
+    """A training that stops says to go on with its own --resume; here that is the same command once more."""
+    how = f"run the same command again: what is done in {out} is kept, and goes on bit for bit"
+    try:
+        yield
+    except Unfinished as error:
+        raise Unfinished(f"the time budget ended; {how}") from error
+    except Interrupted as error:
+        raise Interrupted(f"stopped; {how}", error.signum) from error
 
 
 def check(config: WeightersConfig) -> None:
