@@ -24,14 +24,15 @@ train() { # NAME FROM ARGUMENTS: FROM - is from nothing; begun where it is new, 
     facekit compress train "${faces[@]}" "$@" "${start[@]}" --out "$out/$name"
 }
 
-# 1. One codec from nothing, then a ladder of rates from it, each without and with somebody who looks at the faces.
-train base - --n 64 --m 96 --lambda 2048 --lr 1.5e-3 --epochs 6 --epoch-steps 500
-rungs=(--n 64 --m 96 --lr 3e-4 --epochs 2 --epoch-steps 250)
-for lambda in 4096 2048 1024 512; do
-    train "plain$lambda" "$out/base" "${rungs[@]}" --lambda "$lambda"
+# 1. One codec from nothing in two legs, then a ladder of rates from it, one of them with somebody who looks at the faces.
+train leg1 - --n 64 --m 96 --lambda 2048 --lr 1.5e-3 --epochs 6 --epoch-steps 500
+train plain2048 "$out/leg1" --n 64 --m 96 --lambda 2048 --lr 1e-3 --epochs 5 --epoch-steps 500
+rungs=(--n 64 --m 96 --lr 3e-4 --epochs 2 --epoch-steps 200)
+for lambda in 4096 1024 512; do
+    train "plain$lambda" "$out/plain2048" "${rungs[@]}" --lambda "$lambda"
 done
-for lambda in 2048 1024 512 256; do
-    train "aware$lambda" "$out/base" "${rungs[@]}" --lambda "$lambda" --recogniser "$student" --fcd-weight "${WEIGHT:-32}"
+for lambda in ${AWARE:-1024}; do
+    train "aware$lambda" "$out/plain2048" "${rungs[@]}" --lambda "$lambda" --recogniser "$student" --fcd-weight 32
 done
 
 # 2. Bytes a face against recognition, by a model that neither codec nor student is: chosen on the dev people, then once
@@ -40,5 +41,5 @@ for people in pairsDev pairsDevTest; do
     [ -d "$out/$people" ] ||
         facekit compress bench "$out"/plain* "$out"/aware* --faces "allpairs:$lfw/$people.txt" --flip none \
             --recogniser "$data/teacher/mobilefacenet_y1.onnx" --sides both --codecs jpeg420,webp,avif420 \
-            --qualities 20,40,60,75,85,92 --out "$out/$people"
+            --qualities 20,30,40,55,70,85 --out "$out/$people"
 done
