@@ -15,13 +15,14 @@ lfw=$data/lfw112
 faces=(--faces "$lfw/images" --exclude "$lfw/pairsDev.txt,$lfw/pairsDevTest.txt" --batch 8 --crop 112)
 mkdir -p "$out"
 
-train() { # NAME FROM ARGUMENTS: FROM - is from nothing; begun where it is new, else gone on with
-    local name=$1 from=$2
-    shift 2
-    local start=(--init "$from")
-    if [ "$from" = - ]; then start=(); fi
-    if [ -e "$out/$name" ]; then start=(--resume); fi
-    facekit compress train "${faces[@]}" "$@" "${start[@]}" --out "$out/$name"
+train() { # NAME FROM ARGUMENTS: begun where it is new (FROM - is from nothing), else gone on with
+    if [ -e "$out/$1" ]; then
+        facekit compress train "${faces[@]}" "${@:3}" --resume --out "$out/$1"
+    elif [ "$2" = - ]; then
+        facekit compress train "${faces[@]}" "${@:3}" --out "$out/$1"
+    else
+        facekit compress train "${faces[@]}" "${@:3}" --init "$2" --out "$out/$1"
+    fi
 }
 
 # 1. One codec from nothing in two legs, then a ladder of rates from it, one of them with somebody who looks at the faces.
