@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
@@ -72,9 +73,22 @@ def rate_axes(axes: Axes, rows: Sequence[FaceRow], colours: dict[str, str]) -> N
     axes.set_ylim(100 * (bottom - margin), 100 * (max(values) + margin))
     axes.set_xscale("log")
     sizes = [row.bytes for row in rows if row.sides]
-    ticks = [tick for tick in _TICKS if min(sizes) <= tick <= max(sizes)]
+    ticks = byte_ticks(min(sizes), max(sizes))
     axes.set_xticks(ticks, [str(tick) for tick in ticks])
     axes.minorticks_off()
+
+
+def byte_ticks(least: float, most: float) -> list[int]:
+    """Round numbers within the range: those of a wide one, and of a narrow one equal steps.
+
+    >>> byte_ticks(480, 2100), byte_ticks(948, 1313)
+    ([500, 700, 1000, 1500, 2000], [1000, 1100, 1200, 1300])
+    """
+    ticks = [tick for tick in _TICKS if least <= tick <= most]
+    if len(ticks) > 2 or most - least < 1:
+        return ticks
+    step = 10 ** math.floor(math.log10(most - least))
+    return list(range(math.ceil(least / step) * step, math.floor(most) + 1, step))
 
 
 def draw_curve(axes: Axes, rows: Sequence[FaceRow], colour: str) -> None:

@@ -30,7 +30,8 @@ def face_screen(rows: Sequence[FaceRow], budgets: Sequence[Budget]) -> Iterator[
     yield (
         "bytes: mean of whole files; * near the size of the files the faces come from, where the loss is too small to "
         "be true. Will do: interpolated between settings. Keeps: the last setting before the first that loses more. "
-        "Shown: the last whose whole interval keeps."
+        "Shown: the last whose whole interval keeps. None keeps: its largest files lose more already. Fewer may do: "
+        "nothing smaller was measured."
     )
     for codec in dict.fromkeys(budget.codec for budget in whole if budget.codec not in CLASSICAL):
         yield from sentences(savings(whole, codec))
@@ -95,9 +96,14 @@ def budget_table(budgets: Sequence[Budget]) -> Table:
             "-" if budget.bytes is None else size(budget.bytes, budget.near_source),
             kept_at(budget.setting, budget.setting_bytes),
             kept_at(budget.shown_setting, budget.shown_bytes),
-            printable(budget.note),
+            remark(budget),
         )
     return table
+
+
+def remark(budget: Budget) -> str:
+    """A budget's note in few words; the legend has the others."""
+    return "" if not budget.note else "none keeps" if budget.setting is None else "fewer may do"
 
 
 def size(count: float, near_source: bool) -> str:

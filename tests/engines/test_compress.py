@@ -126,7 +126,9 @@ def test_a_run_leaves_a_model_file_and_says_what_its_files_are_like(trained: Pat
     assert files["bpp"] - files["estimated_bpp"] == pytest.approx(8 * 54 / (70 * 90), abs=0.01)
     rows = rows_of(trained)
     dev = [row["dev"] for row in rows if "dev" in row]
-    assert len(dev) == 3 and set(dev[0]) == {"score", "bpp", "bpp_z", "psnr"}
+    coded = {"file_bpp", "gap", "clipped", "levels", "mixture_entropy"}
+    assert len(dev) == 3 and set(dev[0]) == {"score", "bpp", "bpp_z", "psnr"} | coded
+    assert dev[-1]["file_bpp"] == pytest.approx(files["bpp"], rel=0.01) and abs(dev[-1]["gap"]) < 0.01
     assert files["estimated_bpp"] == pytest.approx(dev[-1]["bpp"], rel=0.01)
     assert files["psnr"] == pytest.approx(dev[-1]["psnr"], abs=0.01)
     terms = [row["terms"] for row in rows if "terms" in row]

@@ -19,7 +19,7 @@ from facekit.evaluation import verification as v
 from facekit.evaluation.bytebudget import budget, budgets, savings, sentences
 from facekit.evaluation.bytesperface import document, measure_faces, write_faces
 from facekit.evaluation.codedfaces import CodedFaces, Embedder, mean_file_size
-from facekit.evaluation.facefigures import write_face_figures
+from facekit.evaluation.facefigures import byte_ticks, write_face_figures
 from facekit.evaluation.facerows import FaceRow
 from facekit.evaluation.imagecodec import ImageCodec
 from facekit.evaluation.ratedistortion import psnr
@@ -273,3 +273,11 @@ def test_the_figures_show_every_codec_and_rate(
     for text in ("EDIC", "WebP", "uncompressed", "TAR at FAR 0.1, %", "10-fold accuracy, %"):
         assert f">{text}</text>" in drawing
     assert "FAR 1e-06" not in drawing, "nothing was measured there"
+
+
+@pytest.mark.parametrize(
+    ("least", "most", "ticks"),
+    [(480, 2100, [500, 700, 1000, 1500, 2000]), (948, 1313, [1000, 1100, 1200, 1300]), (812.2, 812.2, [])],
+)
+def test_an_axis_of_bytes_has_more_than_one_number(least: float, most: float, ticks: list[int]) -> None:
+    assert byte_ticks(least, most) == ticks
